@@ -1,0 +1,1 @@
+"""Simulate and compare Mixture-of-Experts layers on multi-chiplet packages."""
