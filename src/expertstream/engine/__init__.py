@@ -1,0 +1,1 @@
+"""Discrete-event engine: chunks, transfers, computes and buffers on shared resources."""

@@ -1,0 +1,84 @@
+"""Column numbers of the engine's state tables (int64, one row per stop, chunk, gate, ...).
+
+Plain integers so that the compiled kernel folds them into constants.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- stops: one row for each place that a chunk visits -------------------------------------------------------------
+S_CHUNK: Final = 0  # chunk that stops here
+S_DIE: Final = 1  # die
+S_SPACE: Final = 2  # buffer bytes taken while the chunk is here
+S_COMPUTE: Final = 3  # compute time in ps, 0 for none
+S_GATE: Final = 4  # gate that must be open before the compute (or the onward transfer) starts, -1 for none
+S_CLASS: Final = 5  # rank of the stop's pick order at its die: lower classes are computed first
+S_LIFO: Final = 6  # 1: the most recently arrived of a class is picked first
+S_ARRIVE: Final = 7  # gate signalled on arrival, -1 for none
+S_DONE: Final = 8  # gate signalled when the compute has ended, -1 for none
+S_HOLD: Final = 9  # gate that must be open before the buffer space is given back, -1 for none
+S_TOKENS: Final = 10  # tokens computed here (for the timeline)
+S_LAST: Final = 11  # 1 for the chunk's last stop
+S_NEED: Final = 12  # free bytes required before the chunk may come here (forward-count rule, see kernel.py)
+S_REFS: Final = 13  # uses of the buffer space that have not ended
+S_STATE: Final = 14  # 0 not here, 1 arrived and waiting for its gate, 2 ready or past
+S_SEQ: Final = 15  # sequence number of the request to move on
+S_NEXT: Final = 16  # next stop in the wait list that this stop is in, -1 for none
+S_TAKEN: Final = 17  # time at which the buffer space was taken, ps
+S_FREED: Final = 18  # time at which it was given back, ps
+S_READY: Final = 19  # time at which the pending request (send) was made, ps
+S_BLOCKED: Final = 20  # time since which the send has waited for buffer space, -1 while it does not
+S_SPACE_WAIT: Final = 21  # total time that the send has waited for buffer space, ps
+S_COLS: Final = 22
+
+# --- chunks --------------------------------------------------------------------------------------------------------
+C_BYTES: Final = 0
+C_POOL: Final = 1  # 0 weight buffer, 1 token buffer
+C_GROUP: Final = 2
+C_CHANNEL: Final = 3  # DDR channel that loads it, -1 if it starts in the package
+C_GATE: Final = 4  # gate that must be open before it starts, -1 for none
+C_FLOW: Final = 5  # 1: sent on when its compute starts; 0: when its compute has ended
+C_FIRST: Final = 6  # first stop
+C_LEFT: Final = 7  # stops whose buffer space is not given back yet
+C_NEXT: Final = 8  # next chunk in the wait list that this chunk is in
+C_LOAD: Final = 9  # duration of its load, ps
+C_COLS: Final = 10
+
+# --- control scalars -----------------------------------------------------------------------------------------------
+K_NOW: Final = 0
+K_SEQ: Final = 1
+K_EVENTS: Final = 2  # events in the heap
+K_ROWS: Final = 3  # timeline rows written
+K_DECIDE: Final = 4  # 1: a decision point has been reached
+K_OPENED: Final = 5  # gates opened and not yet handled (queue tail)
+K_HANDLED: Final = 6  # queue head
+K_POPPED: Final = 7  # events processed in all
+K_DIRTY: Final = 8  # number of dirty pools
+K_COLS: Final = 9
+
+# --- timeline rows -------------------------------------------------------------------------------------------------
+T_START: Final = 0
+T_END: Final = 1
+T_KIND: Final = 2
+T_RESOURCE: Final = 3
+T_STOP: Final = 4
+T_READY: Final = 5
+T_SPACE: Final = 6
+T_COLS: Final = 7
+
+LOAD: Final = 0
+SEND: Final = 1
+COMPUTE: Final = 2
+
+EV_LOAD_END: Final = 0
+EV_SEND_END: Final = 1
+EV_COMPUTE_END: Final = 2
+EV_ARRIVE: Final = 3
+EV_ADMIT: Final = 4
+
+DONE: Final = 0
+DECIDE: Final = 1
+
+WEIGHTS: Final = 0
+TOKENS: Final = 1

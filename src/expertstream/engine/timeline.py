@@ -1,0 +1,102 @@
+"""The timeline: one row per activity, in columns; the only source of every result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.engine import kernel
+from expertstream.engine import layout as at
+from expertstream.engine.network import Network
+from expertstream.engine.work import Work
+
+Ints = NDArray[np.int64]
+KINDS = ("load", "send", "compute")
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """Columns of int64 [rows] unless stated, ordered by start, then by resource.
+
+    Attributes:
+        start_ps, end_ps: the time for which the resource is busy. The data of a load or a send are there a latency
+            after ``end_ps``; a send occupies every link of its path for that time.
+        kind: 0 load, 1 send, 2 compute (``KINDS``).
+        resource: DDR channel, first link of the path, or die.
+        die: die loaded into, sent to, or computing; ``source``: the die sent from, -1 otherwise.
+        chunk, group, stop: what was moved or computed; ``tag``, ``stop_tag``: the caller's labels of chunk and stop.
+        bytes: bytes moved, without header; 0 for a compute. ``tokens``: tokens computed.
+        ready_ps: when the activity was asked for; ``space_ps``: how much of the wait was for buffer space.
+        hold_*: one row per stay of a chunk in a buffer: die, pool (0 weights, 1 tokens), bytes, from and to, ps.
+        latency_ps: the end of the last event.
+        n_events: events that the kernel processed.
+    """
+
+    start_ps: Ints
+    end_ps: Ints
+    kind: Ints
+    resource: Ints
+    die: Ints
+    source: Ints
+    chunk: Ints
+    group: Ints
+    stop: Ints
+    tag: Ints
+    stop_tag: Ints
+    bytes: Ints
+    tokens: Ints
+    ready_ps: Ints
+    space_ps: Ints
+    hold_die: Ints
+    hold_pool: Ints
+    hold_bytes: Ints
+    hold_from_ps: Ints
+    hold_to_ps: Ints
+    latency_ps: int
+    n_events: int
+    network: Network
+
+    def __len__(self) -> int:
+        """Number of activities."""
+        return int(self.start_ps.size)
+
+    @classmethod
+    def of_run(cls, state: kernel.State, work: Work, network: Network) -> Timeline:
+        """Columns of a finished run."""
+        rows = state.rows[: int(state.ctl[at.K_ROWS])]
+        order = np.lexsort((rows[:, at.T_RESOURCE], rows[:, at.T_KIND], rows[:, at.T_START]))
+        rows = rows[order]
+        stop, kind = rows[:, at.T_STOP], rows[:, at.T_KIND]
+        chunk = state.stops[stop, at.S_CHUNK]
+        is_send = kind == at.SEND
+        here = state.stops[stop, at.S_DIE]
+        to = state.stops[stop + is_send, at.S_DIE]
+        held = np.flatnonzero(state.stops[:, at.S_SPACE] > 0)
+        stays = state.stops[held]
+        return cls(
+            start_ps=rows[:, at.T_START].copy(),
+            end_ps=rows[:, at.T_END].copy(),
+            kind=kind.copy(),
+            resource=rows[:, at.T_RESOURCE].copy(),
+            die=to,
+            source=np.where(is_send, here, -1),
+            chunk=chunk,
+            group=state.chunks[chunk, at.C_GROUP],
+            stop=stop.copy(),
+            tag=work.chunk_arrays()["tag"][chunk],
+            stop_tag=work.stop_arrays()["tag"][stop],
+            bytes=np.where(kind == at.COMPUTE, 0, state.chunks[chunk, at.C_BYTES]),
+            tokens=np.where(kind == at.COMPUTE, state.stops[stop, at.S_TOKENS], 0),
+            ready_ps=rows[:, at.T_READY].copy(),
+            space_ps=rows[:, at.T_SPACE].copy(),
+            hold_die=stays[:, at.S_DIE],
+            hold_pool=state.chunks[stays[:, at.S_CHUNK], at.C_POOL],
+            hold_bytes=stays[:, at.S_SPACE],
+            hold_from_ps=stays[:, at.S_TAKEN],
+            hold_to_ps=stays[:, at.S_FREED],
+            latency_ps=int(state.ctl[at.K_NOW]),
+            n_events=int(state.ctl[at.K_POPPED]),
+            network=network,
+        )

@@ -1,0 +1,38 @@
+"""Errors that a user can act on. Every message says what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExpertStreamError(Exception):
+    """Base of all errors that are the input's fault; the command line prints the message and exits with 2."""
+
+    exit_code = 2
+
+
+class ConfigError(ExpertStreamError):
+    """A model, package or option is wrong or unknown."""
+
+
+class TraceError(ExpertStreamError):
+    """A routing trace is missing, damaged, or does not fit the model."""
+
+
+class WorkloadError(ExpertStreamError):
+    """A layer's work cannot be built or cannot run on the package as asked."""
+
+
+class BufferTooSmallError(WorkloadError):
+    """A buffer is below the smallest workable size."""
+
+
+class SimulationStuckError(ExpertStreamError):
+    """No event is left but work is: says which chunks wait for what."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the allowed name nearest to ``name``, or an empty string."""
+    match = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else ""
