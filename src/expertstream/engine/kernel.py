@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from expertstream.engine.compile import njit
 from expertstream.engine.layout import (
+    ADMITTED,
     C_BYTES,
     C_CHANNEL,
     C_FIRST,
@@ -30,6 +31,7 @@ from expertstream.engine.layout import (
     C_LOAD,
     C_NEXT,
     C_POOL,
+    COMPLETE,
     COMPUTE,
     DECIDE,
     DONE,
@@ -70,6 +72,7 @@ from expertstream.engine.layout import (
     S_STATE,
     S_TAKEN,
     SEND,
+    STARTED,
     T_END,
     T_KIND,
     T_READY,
@@ -97,7 +100,7 @@ class State(NamedTuple):
     group_ptr: Table  # [groups + 1]
     group_chunks: Table  # chunks of each group, in load order
     group_left: Table  # [groups] unfinished chunks
-    group_state: Table  # [groups] 0 waiting, 1 admitted, 2 complete
+    group_state: Table  # [groups] WAITING, ADMITTED, STARTED or COMPLETE
     events: Table  # [capacity, 3] heap of (time, sequence, 8 x item + kind)
     ready: Table  # [stops, 2] one heap a die of (key, stop)
     ready_base: Table  # [dies]
@@ -229,7 +232,7 @@ def _release(st: Any, stop: int) -> None:
         group = st.chunks[chunk, C_GROUP]
         st.group_left[group] -= 1
         if st.group_left[group] == 0:
-            st.group_state[group] = 2
+            st.group_state[group] = COMPLETE
             st.ctl[K_DECIDE] = 1
 
 
@@ -514,7 +517,7 @@ def _settle(st: Any) -> None:
             kind = st.gate_items[i] & 3
             item = st.gate_items[i] >> 2
             if kind == 0:
-                if st.chunks[item, C_GATE] >= 0 and st.group_state[st.chunks[item, C_GROUP]] == 1:
+                if st.chunks[item, C_GATE] >= 0 and st.group_state[st.chunks[item, C_GROUP]] == STARTED:
                     _inject(st, item)
             elif kind == 1:
                 if st.stops[item, S_STATE] == 1:
@@ -526,6 +529,7 @@ def _settle(st: Any) -> None:
 @njit
 def admit(st: Any, group: int, at: int) -> None:
     """Let a group's chunks start at time ``at`` (ps, not before now)."""
+    st.group_state[group] = ADMITTED
     _event(st, at, EV_ADMIT, group)
 
 
@@ -577,7 +581,7 @@ def advance(st: Any) -> int:
         elif kind == EV_ARRIVE:
             _arrive(st, item)
         else:
-            st.group_state[item] = 1
+            st.group_state[item] = STARTED
             for i in range(st.group_ptr[item], st.group_ptr[item + 1]):
                 chunk = st.group_chunks[i]
                 gate = st.chunks[chunk, C_GATE]

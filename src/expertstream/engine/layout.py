@@ -82,3 +82,8 @@ DECIDE: Final = 1
 
 WEIGHTS: Final = 0
 TOKENS: Final = 1
+
+WAITING: Final = 0
+ADMITTED: Final = 1  # decided; its chunks start when the decision time has passed
+STARTED: Final = 2
+COMPLETE: Final = 3

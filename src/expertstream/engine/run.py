@@ -26,7 +26,7 @@ class View(Protocol):
     free_bytes: Ints
     """int64 [dies, 2], free bytes of each weight and token buffer."""
     group_state: Ints
-    """int64 [groups], 0 waiting, 1 admitted, 2 complete."""
+    """int64 [groups], WAITING, ADMITTED, STARTED or COMPLETE (layout.py)."""
 
 
 class Dispatcher(Protocol):
@@ -70,6 +70,7 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     Raises:
         BufferTooSmallError: a chunk can never enter one of its stops; names the smallest workable size.
         SimulationStuckError: no event is left but work is; says which chunks wait for what.
+        ValueError: the dispatcher admits a group twice.
     """
     state = _state(work, network)
     dispatcher = AllAtOnce(work.n_groups) if dispatcher is None else dispatcher
@@ -80,6 +81,8 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     while kernel.advance(state) == at.DECIDE:
         ctl[at.K_DECIDE] = 0
         for group in dispatcher.decide(view):
+            if state.group_state[group] != at.WAITING:
+                raise ValueError(f"the dispatcher admitted group {group} twice")
             free_at = max(free_at, int(ctl[at.K_NOW])) + decision_ps
             kernel.admit(state, group, free_at)
             ctl[at.K_DECIDE] = 1
@@ -229,7 +232,7 @@ def _explain(state: kernel.State, network: Network) -> str:
     for chunk in left[:8]:
         group = int(state.chunks[chunk, at.C_GROUP])
         first = int(state.chunks[chunk, at.C_FIRST])
-        if state.group_state[group] == 0:
+        if state.group_state[group] == at.WAITING:
             why = f"its group {group} was never admitted by the dispatcher"
         elif state.chunks[chunk, at.C_GATE] >= 0:
             gate = int(state.chunks[chunk, at.C_GATE])

@@ -1,0 +1,199 @@
+"""Exact, hand-computed cases of the event engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from expertstream.engine.layout import ADMITTED, COMPUTE, LOAD, SEND, STARTED, TOKENS, WAITING
+from expertstream.engine.network import Network
+from expertstream.engine.run import run
+from expertstream.engine.timeline import Timeline
+from expertstream.engine.work import Work
+from expertstream.errors import BufferTooSmallError, SimulationStuckError
+
+KB = 1000
+
+
+def full_network(
+    dies: int,
+    *,
+    buffer: int = 10**9,
+    tokens: int = 10**9,
+    channel: int = 10**9,
+    link: int = 10**10,
+    latency: int = 0,
+    load_latency: int = 0,
+    header: int = 0,
+    channels: int | None = None,
+) -> Network:
+    """Every pair of dies has a link of its own; channel c belongs to die c."""
+    pairs = [(a, b) for a in range(dies) for b in range(dies)]
+    links = [p for p in pairs if p[0] != p[1]]
+    sizes = [int(a != b) for a, b in pairs]
+    n_channels = dies if channels is None else channels
+    return Network(
+        buffer_bytes=np.tile(np.array([buffer, tokens], dtype=np.int64), (dies, 1)),
+        channel_bandwidth=np.full(n_channels, channel, dtype=np.int64),
+        channel_latency_ps=np.full(n_channels, load_latency, dtype=np.int64),
+        path_ptr=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        path_links=np.arange(len(links), dtype=np.int64),
+        path_bandwidth=np.full(dies * dies, link, dtype=np.int64),
+        path_latency_ps=np.array([latency * s for s in sizes], dtype=np.int64),
+        header_bytes=header,
+        links=np.array(links, dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def rows(timeline: Timeline, kind: int) -> list[tuple[int, int]]:
+    pick = timeline.kind == kind
+    return list(zip(timeline.start_ps[pick].tolist(), timeline.end_ps[pick].tolist(), strict=True))
+
+
+def test_one_chunk_is_loaded_then_computed() -> None:
+    work = Work()
+    work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]], channel=0, compute_ps=500)
+    timeline = run(work, full_network(1, load_latency=70))
+    assert rows(timeline, LOAD) == [(0, 1_000_000)]
+    assert rows(timeline, COMPUTE) == [(1_000_070, 1_000_570)]
+    assert timeline.latency_ps == 1_000_570
+    assert timeline.hold_from_ps.tolist() == [0]
+    assert timeline.hold_to_ps.tolist() == [1_000_570]
+
+
+def test_transfer_times_are_rounded_up_and_exact_for_large_chunks() -> None:
+    work = Work()
+    group = work.new_group()
+    work.add_chunks(group=group, bytes=[1, 10**9], die=[[0], [0]], channel=0)
+    timeline = run(work, full_network(1, channel=7_000_000, buffer=2 * 10**9))
+    assert rows(timeline, LOAD) == [(0, 142_858), (142_858, 142_858 + 142_857_142_857_143)]
+
+
+def test_flow_sends_when_the_compute_starts_and_phase_wise_when_it_ends() -> None:
+    for flow, arrival in ((True, 1_100_000), (False, 1_400_000)):
+        work = Work()
+        work.add_chunks(group=work.new_group(), bytes=KB, die=[[0, 1]], channel=0, compute_ps=300_000, flow=flow)
+        timeline = run(work, full_network(2))
+        assert rows(timeline, COMPUTE)[1] == (arrival, arrival + 300_000)
+
+
+def test_the_header_and_the_latency_of_a_link_count() -> None:
+    work = Work()
+    work.add_chunks(group=work.new_group(), bytes=KB, die=[[0, 1]], channel=0, compute_ps=[[0, 5]])
+    timeline = run(work, full_network(2, header=100, latency=7))
+    assert rows(timeline, SEND) == [(1_000_000, 1_110_000)]
+    assert rows(timeline, COMPUTE) == [(1_110_007, 1_110_012)]
+
+
+def test_a_ring_of_four_visits_every_die_once_and_gives_all_space_back() -> None:
+    work = Work()
+    group = work.new_group()
+    ring = [[(c + i) % 4 for i in range(4)] for c in range(4)]
+    work.add_chunks(group=group, bytes=KB, die=ring, channel=[0, 1, 2, 3], compute_ps=200_000)
+    timeline = run(work, full_network(4))
+    # Every micro-slice arrives as the previous compute runs: four computes a die, back to back.
+    assert timeline.latency_ps == 1_000_000 + 4 * 200_000
+    assert np.bincount(timeline.die[timeline.kind == COMPUTE]).tolist() == [4, 4, 4, 4]
+    assert (timeline.hold_to_ps >= timeline.hold_from_ps).all()
+
+
+def test_the_most_recent_of_the_received_is_computed_before_the_local() -> None:
+    work = Work()
+    group = work.new_group()
+    local = work.add_chunks(group=group, bytes=KB, die=[[1]] * 3, channel=1, compute_ps=2_500_000, rank=1)
+    received = work.add_chunks(
+        group=group, bytes=KB, die=[[0, 1]] * 2, channel=0, compute_ps=[[0, 10]], rank=[[0, 0]], lifo=1
+    )
+    timeline = run(work, full_network(2))
+    order = timeline.chunk[(timeline.kind == COMPUTE) & (timeline.die == 1)].tolist()
+    assert order == [local[0], received[1], received[0], local[1], local[2]]
+
+
+def test_a_load_waits_for_room() -> None:
+    work = Work()
+    work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]] * 2, channel=0, compute_ps=400_000)
+    timeline = run(work, full_network(1, buffer=KB))
+    assert rows(timeline, LOAD) == [(0, 1_000_000), (1_400_000, 2_400_000)]
+    assert timeline.space_ps[timeline.kind == LOAD].tolist() == [0, 400_000]
+
+
+def test_a_send_waits_for_room_at_the_receiver() -> None:
+    work = Work()
+    group = work.new_group()
+    work.add_chunks(group=group, bytes=KB + 1, die=[[1]], compute_ps=5_000_000)
+    work.add_chunks(group=group, bytes=KB, die=[[0, 1]], channel=0, compute_ps=[[0, 1]])
+    timeline = run(work, full_network(2, buffer=2 * KB))
+    assert rows(timeline, SEND) == [(5_000_000, 5_100_000)]
+    assert timeline.space_ps[timeline.kind == SEND].tolist() == [4_000_000]
+
+
+def test_gates_delay_injection_compute_and_release() -> None:
+    work = Work()
+    group = work.new_group()
+    loaded, computed = work.new_gates([1, 2])
+    work.add_chunks(group=group, bytes=KB, die=[[0]], channel=0, compute_ps=100, arrive=loaded, done=computed)
+    work.add_chunks(group=group, bytes=5, die=[[0]], pool=TOKENS, gate=loaded, compute_ps=200, done=computed)
+    work.add_chunks(group=group, bytes=7, die=[[0]], pool=TOKENS, hold=computed)
+    timeline = run(work, full_network(1))
+    assert rows(timeline, COMPUTE) == [(1_000_000, 1_000_100), (1_000_100, 1_000_300)]
+    assert dict(zip(timeline.hold_bytes.tolist(), timeline.hold_to_ps.tolist(), strict=True)) == {
+        KB: 1_000_100,
+        5: 1_000_300,
+        7: 1_000_300,
+    }
+
+
+def test_the_smallest_workable_buffer_works_and_one_byte_less_is_refused() -> None:
+    def ring_work() -> Work:
+        work = Work()
+        group = work.new_group()
+        ring = [[(c + i) % 4 for i in range(4)] for c in range(4)]
+        work.add_chunks(
+            group=group, bytes=KB, die=np.repeat(ring, 16, axis=0), channel=np.repeat(range(4), 16), compute_ps=200_000
+        )
+        return work
+
+    timeline = run(ring_work(), full_network(4, buffer=4 * KB))
+    assert np.bincount(timeline.die[timeline.kind == COMPUTE]).tolist() == [64] * 4
+    with pytest.raises(BufferTooSmallError) as error:
+        run(ring_work(), full_network(4, buffer=4 * KB - 1))
+    assert str(error.value) == (
+        "the weight buffer of die 0 is 3999 bytes, but a chunk of 1000 bytes with 3 further stops needs 4000 bytes; "
+        "give it at least that, or use smaller chunks (more micro-slices)"
+    )
+
+
+def test_work_that_cannot_go_on_is_explained() -> None:
+    work = Work()
+    gate = work.new_gates(3)
+    work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]], channel=0, compute_ps=1, stop_gate=gate)
+    with pytest.raises(SimulationStuckError) as error:
+        run(work, full_network(1))
+    assert str(error.value) == (
+        "no event is left but 1 chunks are unfinished at 1000000 ps:\n"
+        "  chunk 0 of group 0: at die 0 it waits for gate 0, which lacks 3 signals"
+    )
+
+
+def test_a_dispatcher_decides_when_a_group_completes_or_a_channel_runs_dry_and_its_time_counts() -> None:
+    class OneByOne:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def decide(self, view):  # type: ignore[no-untyped-def]
+            self.seen.append(view.now_ps)
+            waiting = np.flatnonzero(view.group_state == WAITING)
+            running = np.isin(view.group_state, (ADMITTED, STARTED)).any()
+            return [] if running or waiting.size == 0 else [int(waiting[0])]
+
+    work = Work()
+    for _ in range(2):
+        work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]], channel=0, compute_ps=100)
+    dispatcher = OneByOne()
+    timeline = run(work, full_network(1), dispatcher, decision_ps=1000)
+    assert rows(timeline, LOAD) == [(1000, 1_001_000), (1_002_100, 2_002_100)]
+    assert 1_001_100 in dispatcher.seen
+
+
+def test_no_work_takes_no_time() -> None:
+    assert run(Work(), full_network(2)).latency_ps == 0
