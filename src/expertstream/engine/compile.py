@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -16,6 +16,7 @@ def njit(function: F) -> F:
     Numba looks for the cache directory when the decorator runs and raises RuntimeError if there is none.
     """
     try:
-        return numba.njit(cache=True)(function)  # type: ignore[no-any-return]
+        compiled: Any = numba.njit(cache=True)(function)
     except RuntimeError:
-        return numba.njit(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(function)
+    return cast(F, compiled)

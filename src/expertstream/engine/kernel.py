@@ -582,6 +582,7 @@ def advance(st: Any) -> int:
             _arrive(st, item)
         else:
             st.group_state[item] = STARTED
+            ctl[K_DECIDE] = 1
             for i in range(st.group_ptr[item], st.group_ptr[item + 1]):
                 chunk = st.group_chunks[i]
                 gate = st.chunks[chunk, C_GATE]

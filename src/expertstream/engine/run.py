@@ -19,14 +19,28 @@ Ints = NDArray[np.int64]
 POOL_NAMES = ("weight buffer", "token buffer")
 
 
-class View(Protocol):
-    """What a dispatcher may look at when it decides. Arrays are the engine's own: read only."""
+class View:
+    """What a dispatcher may look at when it decides. The arrays are the engine's own: read only.
 
-    now_ps: int
-    free_bytes: Ints
-    """int64 [dies, 2], free bytes of each weight and token buffer."""
-    group_state: Ints
-    """int64 [groups], WAITING, ADMITTED, STARTED or COMPLETE (layout.py)."""
+    Attributes:
+        free_bytes: int64 [dies, 2], free bytes of each weight and token buffer.
+        group_state: int64 [groups], WAITING, ADMITTED, STARTED or COMPLETE (layout.py).
+    """
+
+    def __init__(self, state: kernel.State, n_dies: int) -> None:
+        self._state = state
+        self.free_bytes: Ints = state.pool_free.reshape(n_dies, 2)
+        self.group_state: Ints = state.group_state
+
+    @property
+    def now_ps(self) -> int:
+        """Time of the decision, ps."""
+        return int(self._state.ctl[at.K_NOW])
+
+    @property
+    def dry_channel(self) -> bool:
+        """Whether some DDR channel has no load queued."""
+        return bool((self._state.channel_head[:, 0] < 0).any())
 
 
 class Dispatcher(Protocol):
@@ -49,17 +63,6 @@ class AllAtOnce:
         return left
 
 
-class _EngineView:
-    def __init__(self, state: kernel.State, n_dies: int) -> None:
-        self._state = state
-        self.free_bytes: Ints = state.pool_free.reshape(n_dies, 2)
-        self.group_state: Ints = state.group_state
-
-    @property
-    def now_ps(self) -> int:
-        return int(self._state.ctl[at.K_NOW])
-
-
 def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, decision_ps: int = 0) -> Timeline:
     """Simulate ``work`` on ``network`` and return its timeline.
 
@@ -74,7 +77,7 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     """
     state = _state(work, network)
     dispatcher = AllAtOnce(work.n_groups) if dispatcher is None else dispatcher
-    view = _EngineView(state, network.n_dies)
+    view = View(state, network.n_dies)
     ctl = state.ctl
     ctl[at.K_DECIDE] = 1
     free_at = 0
@@ -195,7 +198,7 @@ def _need(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, first: Ints, n
     pool = c["pool"][chunk_of]
     need = space.copy()
     for kind in (0, 1):
-        moving = (pool == kind) & (buffered[...] > 0)
+        moving = (pool == kind) & (buffered > 0)
         per_chunk = np.bincount(chunk_of[moving], minlength=c["bytes"].size)
         multi = moving & (per_chunk[chunk_of] > 1)
         slot = int(space[multi].max()) if multi.any() else 0
@@ -205,10 +208,9 @@ def _need(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, first: Ints, n
     short = np.flatnonzero(need > capacity)
     if short.size:
         worst = short[np.argmax(need[short])]
-        kind = POOL_NAMES[int(pool[worst])]
         raise BufferTooSmallError(
-            f"the {kind} of die {int(s['die'][worst])} is {int(capacity[worst])} bytes, but a chunk of "
-            f"{int(c['bytes'][chunk_of[worst]])} bytes with {int(later[worst])} further stops needs "
+            f"the {POOL_NAMES[int(pool[worst])]} of die {int(s['die'][worst])} is {int(capacity[worst])} bytes, "
+            f"but a chunk of {int(c['bytes'][chunk_of[worst]])} bytes with {int(later[worst])} further stops needs "
             f"{int(need[worst])} bytes; give it at least that, or use smaller chunks (more micro-slices)"
         )
     return need

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,43 +78,39 @@ class Work:
             tag, stop_tag: the caller's own labels, kept with the timeline.
         """
         dies = np.atleast_2d(np.asarray(die, dtype=np.int64))
-        per_chunk = np.broadcast_arrays(
-            *(np.asarray(a, dtype=np.int64).reshape(-1) for a in (bytes, group, channel, gate, tag)), dies[:, 0]
-        )
-        n, m = per_chunk[0].size, dies.shape[1]
+        per_chunk = (bytes, group, channel, gate, tag)
+        size, *rest = np.broadcast_arrays(*(np.asarray(a, dtype=np.int64).reshape(-1) for a in per_chunk), dies[:, 0])
+        n, m = size.size, dies.shape[1]
         if n == 0:
             return np.empty(0, dtype=np.int64)
-        one = np.ones(n, dtype=np.int64)
-        self._chunks.append(
-            dict(
-                zip(
-                    _CHUNK_FIELDS,
-                    (
-                        per_chunk[0],
-                        one * pool,
-                        per_chunk[1],
-                        per_chunk[2],
-                        per_chunk[3],
-                        one * int(flow),
-                        one * m,
-                        per_chunk[4],
-                    ),
-                    strict=True,
-                )
-            )
-        )
-        if space is None:
-            space = per_chunk[0][:, None]
+        space = size[:, None] if space is None else space
         values = (dies, space, compute_ps, stop_gate, rank, lifo, arrive, done, hold, tokens, stop_tag)
-        self._stops.append(
-            {
-                name: np.broadcast_to(np.asarray(value, dtype=np.int64), (n, m)).reshape(-1)
-                for name, value in zip(_STOP_FIELDS, values, strict=True)
-            }
-        )
-        first = self.n_chunks
+        stops = {
+            name: np.broadcast_to(np.asarray(value, dtype=np.int64), (n, m)).reshape(-1)
+            for name, value in zip(_STOP_FIELDS, values, strict=True)
+        }
+        chunks = {"bytes": size, "group": rest[0], "channel": rest[1], "gate": rest[2], "tag": rest[3]}
+        return self.add_ragged(np.full(n, m), {**chunks, "pool": pool, "flow": int(flow)}, stops)
+
+    def add_ragged(self, n_stops: ArrayLike, chunks: Mapping[str, ArrayLike], stops: Mapping[str, ArrayLike]) -> Ints:
+        """Add chunks with different numbers of stops, from flat arrays; returns their numbers, int64 [n].
+
+        Args:
+            n_stops: stops of each chunk, int [n].
+            chunks: per chunk, broadcast to [n]: bytes and group are required; pool, channel, gate, flow, tag.
+            stops: per stop in chunk order, broadcast to [n_stops.sum()]: die is required; the rest as ``add_chunks``.
+        """
+        counts = np.asarray(n_stops, dtype=np.int64)
+        n, m = counts.size, int(counts.sum())
+        defaults: dict[str, ArrayLike] = {"pool": WEIGHTS, "channel": -1, "gate": -1, "flow": 1, "tag": -1}
+        values = {**defaults, **chunks, "n_stops": counts}
+        self._chunks.append({k: np.broadcast_to(np.asarray(values[k], dtype=np.int64), n) for k in _CHUNK_FIELDS})
+        free: dict[str, ArrayLike] = {"space": np.repeat(self._chunks[-1]["bytes"], counts), "compute_ps": 0}
+        free |= {"rank": 0, "lifo": 0, "tokens": 0, "gate": -1, "arrive": -1, "done": -1, "hold": -1, "tag": -1}
+        at_stop = {**free, **stops}
+        self._stops.append({k: np.broadcast_to(np.asarray(at_stop[k], dtype=np.int64), m) for k in _STOP_FIELDS})
         self.n_chunks += n
-        return np.arange(first, self.n_chunks, dtype=np.int64)
+        return np.arange(self.n_chunks - n, self.n_chunks, dtype=np.int64)
 
     def chunk_arrays(self) -> dict[str, Ints]:
         """All chunks, one int64 [chunks] array a field: bytes, pool, group, channel, gate, flow, n_stops, tag."""

@@ -1,0 +1,149 @@
+"""The work of one MoE layer on a package: which tokens of which expert live on which die."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.errors import WorkloadError, nearest
+from expertstream.model import MoEModel
+from expertstream.package import Package, Topology
+from expertstream.trace import Routing
+
+Ints = NDArray[np.int64]
+Spread = Literal["contiguous", "round-robin"]
+SPREADS: tuple[Spread, ...] = ("contiguous", "round-robin")
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The tokens of each (pass, expert, die), int64 arrays.
+
+    Attributes:
+        load: [passes, experts, dies] number of tokens.
+        ptr: [passes * experts * dies + 1]; ids: token numbers; the tokens of (p, e, d) are
+            ``ids[ptr[i] : ptr[i + 1]]`` with ``i = (p * experts + e) * dies + d``, ascending.
+        tokens: [passes, dies] tokens that live on a die and belong to a pass.
+    """
+
+    load: Ints
+    ptr: Ints
+    ids: Ints
+    tokens: Ints
+
+    @property
+    def passes(self) -> int:
+        """Number of passes over the tokens."""
+        return int(self.load.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWorkload:
+    """One MoE layer of one iteration. Experts 0 to n_experts - 1 are routed; shared experts follow.
+
+    Attributes:
+        die_of_token: int64 [tokens].
+        columns: int64 [experts], d_ffn columns of each expert.
+    """
+
+    model: MoEModel
+    package: Package
+    topology: Topology
+    routing: Routing
+    die_of_token: Ints
+    columns: Ints
+
+    @classmethod
+    def of(
+        cls, model: MoEModel, package: Package, routing: Routing, *, spread: Spread = "contiguous"
+    ) -> LayerWorkload:
+        """Spread the tokens of an iteration evenly over the dies.
+
+        Args:
+            spread: "contiguous": each die gets consecutive tokens; "round-robin": token t lives on die t mod dies.
+
+        Raises:
+            WorkloadError: the routing does not fit the model, or ``spread`` is unknown.
+        """
+        if spread not in SPREADS:
+            raise WorkloadError(f"unknown token spread '{spread}'{nearest(spread, SPREADS)} Allowed: {list(SPREADS)}")
+        experts = routing.experts
+        if routing.n_experts != model.n_experts or experts.shape[1] != model.top_k:
+            raise WorkloadError(
+                f"the routing has {routing.n_experts} experts and k = {experts.shape[1]}, but {model.name} has "
+                f"{model.n_experts} experts and k = {model.top_k}; use a trace of this model"
+            )
+        n, dies = experts.shape[0], package.n_dies
+        token = np.arange(n, dtype=np.int64)
+        home = token * dies // max(n, 1) if spread == "contiguous" else token % dies
+        columns = np.full(model.n_experts + model.n_shared_experts, model.d_ffn, dtype=np.int64)
+        columns[model.n_experts :] = model.shared_d_ffn
+        return cls(model, package, Topology.of(package), routing, home, columns)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the iteration."""
+        return int(self.die_of_token.size)
+
+    @property
+    def tokens_on_die(self) -> Ints:
+        """Tokens that live on each die, int64 [dies]."""
+        return np.bincount(self.die_of_token, minlength=self.package.n_dies).astype(np.int64)
+
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of one d_ffn column of an expert: a column of gate and up, a row of down."""
+        return -(-3 * self.model.d_model * self.model.weight_bits // 8)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of one token's activations."""
+        return -(-self.model.d_model * self.model.activation_bits // 8)
+
+    @property
+    def partial_sum_bytes(self) -> int:
+        """Bytes of one token's accumulators."""
+        return -(-self.model.d_model * self.model.partial_sum_bits // 8)
+
+    @property
+    def activated(self) -> Ints:
+        """Experts with at least one token, ascending, int64."""
+        return np.flatnonzero(self.in_passes(1).load[0].sum(axis=1)).astype(np.int64)
+
+    @property
+    def expert_bytes(self) -> Ints:
+        """Weight bytes of each expert, int64 [experts]."""
+        return self.columns * self.column_bytes
+
+    @property
+    def macs(self) -> int:
+        """MACs of the layer's experts (2-model.md section 3: 3 d_model d_ffn per token and expert)."""
+        load = self.in_passes(1).load[0].sum(axis=1)
+        return int(3 * self.model.d_model * (load * self.columns).sum())
+
+    def in_passes(self, passes: int) -> Batches:
+        """Cut each die's tokens into ``passes`` consecutive parts that differ by at most one token."""
+        dies, n_experts, n = self.package.n_dies, self.columns.size, self.n_tokens
+        on_die = self.tokens_on_die
+        order = np.argsort(self.die_of_token, kind="stable")
+        rank = np.empty(n, dtype=np.int64)
+        rank[order] = np.arange(n) - np.repeat(np.cumsum(on_die) - on_die, on_die)
+        part = rank * passes // np.maximum(on_die[self.die_of_token], 1)
+        shared = np.arange(self.model.n_experts, n_experts)
+        expert = np.concatenate((self.routing.experts.astype(np.int64).reshape(-1), np.tile(shared, n)))
+        token = np.concatenate(
+            (np.repeat(np.arange(n), self.model.top_k), np.repeat(np.arange(n), self.model.n_shared_experts))
+        ).astype(np.int64)
+        cell = (part[token] * n_experts + expert) * dies + self.die_of_token[token]
+        load = np.bincount(cell, minlength=passes * n_experts * dies).astype(np.int64)
+        ids = token[np.lexsort((token, cell))]
+        tokens = np.bincount(part * dies + self.die_of_token, minlength=passes * dies).astype(np.int64)
+        return Batches(
+            load=load.reshape(passes, n_experts, dies),
+            ptr=np.concatenate(([0], np.cumsum(load))).astype(np.int64),
+            ids=ids,
+            tokens=tokens.reshape(passes, dies),
+        )
