@@ -39,10 +39,18 @@ class Work:
 
     def new_gates(self, signals: ArrayLike) -> Ints:
         """Return the numbers of new gates; ``signals``: how many signals each needs to open (0: open), int [n]."""
-        counts = np.atleast_1d(np.asarray(signals, dtype=np.int64))
+        counts = np.array(signals, dtype=np.int64, ndmin=1)
         self._gates.append(counts)
         self.n_gates += counts.size
         return np.arange(self.n_gates - counts.size, self.n_gates, dtype=np.int64)
+
+    def set_gate(self, gate: int, signals: int) -> None:
+        """Change how many signals a gate needs, once the number is known."""
+        for counts in self._gates:
+            if gate < counts.size:
+                counts[gate] = signals
+                return
+            gate -= counts.size
 
     def add_chunks(
         self,

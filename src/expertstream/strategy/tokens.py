@@ -1,0 +1,72 @@
+"""Tokens that stay where they live: activations for the layer, accumulators for a pass."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.engine.layout import TOKENS
+from expertstream.engine.work import Work
+from expertstream.errors import BufferTooSmallError
+from expertstream.units import format_bytes
+from expertstream.workload import Batches, LayerWorkload
+
+Ints = NDArray[np.int64]
+
+
+def token_batches(workload: LayerWorkload, reserve_bytes: int = 0) -> Batches:
+    """Cut the tokens into the fewest passes whose residents leave ``reserve_bytes`` of every token buffer free.
+
+    Residents of a die: the activations of all its tokens, for the whole layer, and the accumulators of its tokens of
+    the running pass. A finished token's output replaces its activations in place.
+
+    Raises:
+        BufferTooSmallError: even one token per die and pass does not fit.
+    """
+    on_die = workload.tokens_on_die
+    room = workload.package.die.token_buffer_bytes - reserve_bytes - int(on_die.max()) * workload.activation_bytes
+    per_pass = room // workload.partial_sum_bytes
+    if per_pass < 1:
+        needed = workload.package.die.token_buffer_bytes - room + workload.partial_sum_bytes
+        raise BufferTooSmallError(
+            f"the token buffer of a die is {format_bytes(workload.package.die.token_buffer_bytes)}, but "
+            f"{workload.n_tokens} tokens on {workload.package.n_dies} dies need at least {format_bytes(needed)} "
+            "even in the smallest passes; use fewer tokens per iteration or a larger token buffer"
+        )
+    return workload.in_passes(-(-int(on_die.max()) // int(per_pass)))
+
+
+def add_residents(work: Work, workload: LayerWorkload, batches: Batches, done: Ints) -> tuple[int, Ints]:
+    """Place activations and accumulators.
+
+    Args:
+        done: int64 [passes], the gate that opens when a pass is finished.
+
+    Returns:
+        The group of the residents, and the gate that opens when a pass's accumulators are in place, int64 [passes]
+        (-1 for the first pass: they are there from the start).
+    """
+    group = work.new_group()
+    dies = np.flatnonzero(workload.tokens_on_die)
+    work.add_chunks(
+        group=group,
+        bytes=workload.tokens_on_die[dies] * workload.activation_bytes,
+        die=dies[:, None],
+        pool=TOKENS,
+        hold=done[-1],
+    )
+    ready = np.full(batches.passes, -1, dtype=np.int64)
+    for p in range(batches.passes):
+        here = np.flatnonzero(batches.tokens[p])
+        if p > 0:
+            ready[p] = work.new_gates(here.size)[0]
+        work.add_chunks(
+            group=group,
+            bytes=batches.tokens[p, here] * workload.partial_sum_bytes,
+            die=here[:, None],
+            pool=TOKENS,
+            gate=done[p - 1] if p > 0 else -1,
+            arrive=ready[p],
+            hold=done[p],
+        )
+    return group, ready
