@@ -13,6 +13,7 @@ from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import id_order, next_expert, paired_order
+from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.plan import InOrder, Options, Plan, any_pending, cut
 from expertstream.strategy.tokens import add_residents, token_batches
 from expertstream.units import format_bytes
@@ -74,7 +75,7 @@ def plan_flow(workload: LayerWorkload, options: Options, order: Order) -> Plan:
         slices=slices,
         set_ptr=batches.ptr,
         set_ids=batches.ids,
-        buffer_bytes=_buffers(workload),
+        buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
         ddr_layout=_layout(workload),
         notes=(f"{parts} micro-slices per expert and die",),
@@ -112,7 +113,7 @@ def plan_naive(workload: LayerWorkload, options: Options) -> Plan:
         slices=slices,
         set_ptr=batches.ptr,
         set_ids=batches.ids,
-        buffer_bytes=_buffers(workload),
+        buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
         ddr_layout=_layout(workload),
         notes=(f"{rounds} round(s) of {dies} slices per expert",),
@@ -125,13 +126,6 @@ def _start(workload: LayerWorkload, batches: Batches) -> tuple[Work, Ints, int, 
     done = work.new_gates(computes)
     resident, ready = add_residents(work, workload, batches, done)
     return work, done, resident, ready
-
-
-def _buffers(workload: LayerWorkload) -> Ints:
-    die = workload.package.die
-    return np.tile(
-        np.array([die.weight_buffer_bytes, die.token_buffer_bytes], dtype=np.int64), (workload.package.n_dies, 1)
-    )
 
 
 def _layout(workload: LayerWorkload) -> str:
@@ -187,9 +181,7 @@ def _emit(
         groups[p, active] = [work.new_group() for _ in active]
         of = np.repeat(np.arange(active.size), per_expert[active])  # row of ``active`` of each micro-slice
         expert = active[of]
-        nth = np.arange(of.size) - np.repeat(
-            np.cumsum(per_expert[active]) - per_expert[active], per_expert[active]
-        )
+        nth = np.arange(of.size) - np.repeat(np.cumsum(per_expert[active]) - per_expert[active], per_expert[active])
         tag = first_slice[expert] + nth
         channel = (turn + np.arange(of.size)) % n_channels
         turn += of.size
