@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,7 @@ def _units(workload: LayerWorkload, options: Options) -> tuple[list[_Unit], Ints
         for home, first, last in shares:
             bounds = cut(last - first, max(1, pieces * (last - first) // columns)) + first
             tags = np.arange(len(table), len(table) + bounds.size - 1)
-            table += [(e, int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            table += [(e, int(a), int(b)) for a, b in itertools.pairwise(bounds)]
             table.append((e, first, last))
             units.append(_Unit(e, first, last, home, tags, len(table) - 1))
     return units, np.array(table, dtype=np.int64).reshape(-1, 3)
@@ -145,7 +146,7 @@ def _plan(
 
 
 def _turns(workload: LayerWorkload, batches: Batches, p: int, unit: _Unit, area_tokens: int) -> list[Ints]:
-    """The unit's tokens of a pass, so many remote ones at a time as fit the dispatch area; local ones with the first."""
+    """The unit's tokens of a pass: as many remote ones at a time as fit the area, the local ones with the first."""
     n_dies = workload.package.n_dies
     row = (p * workload.columns.size + unit.expert) * n_dies
     ids = batches.ids[batches.ptr[row] : batches.ptr[row + n_dies]]
@@ -167,7 +168,7 @@ def _emit(
     *,
     streamed: bool,
 ) -> int:
-    """Add a unit's weights and, for each of its tasks, dispatch, compute and combine; return the signals to ``done``."""
+    """Add a unit's weights and, for each task, dispatch, compute and combine; return the signals to ``done``."""
     unit, model = tasks[0].unit, workload.model
     topology, die = workload.topology, workload.package.die
     home, width = unit.home, slices[unit.tags, 2] - slices[unit.tags, 1]

@@ -1,6 +1,8 @@
-"""TP: every expert's d_ffn split over all dies, tokens gathered to all, partial sums reduce-scattered (2-model.md 5)."""
+"""TP: every expert's d_ffn split over all dies, tokens gathered to all, partial sums reduce-scattered."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,12 +97,12 @@ def _slices(workload: LayerWorkload, parts: int) -> tuple[Ints, list[list[Ints]]
             size = int(shares[d + 1] - shares[d])
             bounds = cut(size, parts) + shares[d] if size else shares[d : d + 1]
             rows[-1].append(np.arange(len(table), len(table) + bounds.size - 1))
-            table += [(e, int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            table += [(e, int(a), int(b)) for a, b in itertools.pairwise(bounds)]
     return np.array(table, dtype=np.int64).reshape(-1, 3), rows
 
 
 def _gather(work: Work, workload: LayerWorkload, batches: Batches, p: int, finished: Ints, group: int) -> Ints:
-    """Areas for a pass at every die, then each die's tokens round the ring; the gates of complete sets, int64 [dies]."""
+    """Areas for a pass at every die, then each die's tokens round the ring; gates of complete sets, int64 [dies]."""
     n_dies = workload.package.n_dies
     tokens = batches.tokens[p]
     area = (tokens.sum() - tokens) * workload.activation_bytes + tokens.sum() * workload.partial_sum_bytes
