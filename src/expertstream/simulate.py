@@ -1,0 +1,216 @@
+"""Simulate one layer under one strategy; compare strategies over layers and batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.analysis import Metrics, measure
+from expertstream.engine.network import Network
+from expertstream.engine.run import run
+from expertstream.engine.timeline import Timeline
+from expertstream.errors import ConfigError
+from expertstream.model import MoEModel
+from expertstream.numerics import prove
+from expertstream.package import Package
+from expertstream.strategy import DEFAULT, Options, Plan, get_strategy, strategy_names
+from expertstream.trace import Routing, RoutingTrace
+from expertstream.workload import LayerWorkload, Spread
+
+Mix = Literal["round-robin", "single-request"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One simulated layer: its workload, the strategy's plan, the timeline, and what follows from them."""
+
+    strategy: str
+    workload: LayerWorkload
+    plan: Plan
+    timeline: Timeline
+
+    @property
+    def latency_ps(self) -> int:
+        """Time from the start of the layer to its last output, ps."""
+        return self.timeline.latency_ps
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Everything of 2-model.md section 6 but energy."""
+        return measure(self.workload, self.plan, self.timeline)
+
+    @property
+    def expert(self) -> NDArray[np.int64]:
+        """Expert of each timeline row, int64 [rows], -1 for token traffic."""
+        tag = self.timeline.tag
+        return np.where(tag >= 0, self.plan.slices[tag, 0], -1) if self.plan.slices.size else tag
+
+    def prove(self, seed: int = 0) -> float:
+        """Replay the computes on random weights; return the largest error against the dense layer.
+
+        Raises:
+            ReplayError: something was not computed exactly once, or the error exceeds 1e-10.
+        """
+        return prove(self.workload, self.plan, self.timeline, seed=seed)
+
+    def to_dict(self) -> Row:
+        """Inputs and metrics as plain JSON types."""
+        routing = self.workload.routing
+        return {
+            "model": self.workload.model.name,
+            "package": self.workload.package.name,
+            "strategy": self.strategy,
+            "tokens": self.workload.n_tokens,
+            "layer": routing.layer,
+            "routing_source": routing.source,
+            "synthetic": routing.synthetic,
+            "passes": self.plan.passes,
+            "ddr_layout": self.plan.ddr_layout,
+            "notes": list(self.plan.notes),
+            **self.metrics.to_dict(),
+        }
+
+
+def network_of(package: Package, workload: LayerWorkload, plan: Plan) -> Network:
+    """The package's resources with the buffers that the plan was given."""
+    return Network(
+        buffer_bytes=plan.buffer_bytes,
+        channel_bandwidth=np.array(
+            [max(1, int(c.bandwidth_bytes_per_s * c.efficiency)) for c in package.channels], dtype=np.int64
+        ),
+        channel_latency_ps=np.array([c.latency_ps for c in package.channels], dtype=np.int64),
+        header_bytes=package.d2d.header_bytes,
+        links=workload.topology.links,
+        **workload.topology.network_arrays(),
+    )
+
+
+def simulate(
+    model: MoEModel,
+    package: Package,
+    routing: Routing,
+    strategy: str = DEFAULT,
+    *,
+    spread: Spread = "contiguous",
+    options: Options | None = None,
+) -> Result:
+    """Simulate one MoE layer of one iteration.
+
+    Args:
+        routing: the tokens' experts, for example ``trace.iteration(tokens=64, layer=12)``.
+        spread: how tokens are spread over the dies.
+
+    Raises:
+        ConfigError: the strategy is unknown.
+        WorkloadError: the routing does not fit the model, or the layer cannot run on the package.
+    """
+    options = Options() if options is None else options
+    plan_layer = get_strategy(strategy).plan
+    workload = LayerWorkload.of(model, package, routing, spread=spread)
+    plan = plan_layer(workload, options)
+    timeline = run(plan.work, network_of(package, workload, plan), plan.dispatcher, decision_ps=options.decision_ps)
+    return Result(strategy, workload, plan, timeline)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of metrics, one for each (tokens, layer, strategy), with its ``speedup`` over the baseline."""
+
+    baseline: str
+    rows: tuple[Row, ...]
+
+    def by_tokens(self) -> list[Row]:
+        """Means over the layers of each (tokens, strategy): latency, gap, speed-up; peaks are maxima.
+
+        The speed-up is the ratio of summed latencies, as of a model that runs these layers one after another.
+        """
+        cells: dict[tuple[int, str], list[Row]] = {}
+        for row in self.rows:
+            cells.setdefault((row["tokens"], row["strategy"]), []).append(row)
+        table = []
+        for (tokens, strategy), rows in cells.items():
+            latency = sum(r["latency_ps"] for r in rows)
+            base = sum(r["latency_ps"] for r in cells.get((tokens, self.baseline), []))
+            bound = sum(r["bound_ps"] for r in rows)
+            table.append(
+                {
+                    "tokens": tokens,
+                    "strategy": strategy,
+                    "layers": len(rows),
+                    "latency_ps": latency // len(rows),
+                    "speedup": base / latency if base and latency else None,
+                    "gap": latency / bound if bound else None,
+                    "utilisation": sum(r["utilisation"] * r["latency_ps"] for r in rows) / max(latency, 1),
+                    "ddr_bytes": sum(r["ddr_bytes"] for r in rows) // len(rows),
+                    "d2d_bytes": sum(r["d2d_bytes"] for r in rows) // len(rows),
+                    "peak_package_bytes": max(r["peak_package_bytes"] for r in rows),
+                    "passes": max(r["passes"] for r in rows),
+                    "ddr_layout": rows[0]["ddr_layout"],
+                    "synthetic": rows[0]["synthetic"],
+                }
+            )
+        return table
+
+
+def compare(
+    model: MoEModel,
+    package: Package,
+    trace: RoutingTrace,
+    *,
+    tokens: Sequence[int] = (16, 64, 256, 1024),
+    layers: Sequence[int] | None = None,
+    strategies: Sequence[str] | str = "all",
+    mix: Mix = "round-robin",
+    spread: Spread = "contiguous",
+    baseline: str = "ep",
+    options: Options | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Comparison:
+    """Simulate every strategy on the same iterations.
+
+    Args:
+        tokens: tokens per iteration. layers: the model's layer numbers; None: three spread over the trace.
+        strategies: names, or "all". baseline: the strategy that speed-ups refer to.
+        progress: called as ``progress(done, total, what)``.
+
+    Raises:
+        ConfigError: a strategy is unknown.
+        TraceError: the trace does not fit the model or has too few tokens.
+        WorkloadError: a layer cannot run on the package.
+    """
+    names = strategy_names() if strategies == "all" else [strategies] if isinstance(strategies, str) else strategies
+    for name in (*names, baseline):
+        get_strategy(name)
+    if not names or not tokens:
+        raise ConfigError("nothing to compare: give at least one strategy and one number of tokens")
+    trace.check_fits(model)
+    chosen = _three_layers(trace.layer_index.tolist()) if layers is None else list(layers)
+    jobs = [(n, layer, name) for n in tokens for layer in chosen for name in names]
+    rows: list[Row] = []
+    for done, (n, layer, name) in enumerate(jobs):
+        if progress:
+            progress(done, len(jobs), f"{name}, {n} tokens, layer {layer}")
+        routing = trace.iteration(tokens=n, layer=layer, mix=mix)
+        result = simulate(model, package, routing, name, spread=spread, options=options)
+        rows.append(result.to_dict())
+    if progress:
+        progress(len(jobs), len(jobs), "done")
+    _add_speedups(rows, baseline)
+    return Comparison(baseline, tuple(rows))
+
+
+def _three_layers(layers: list[int]) -> list[int]:
+    return sorted({layers[0], layers[len(layers) // 2], layers[-1]})
+
+
+def _add_speedups(rows: Iterable[Row], baseline: str) -> None:
+    base = {(r["tokens"], r["layer"]): r["latency_ps"] for r in rows if r["strategy"] == baseline}
+    for row in rows:
+        reference = base.get((row["tokens"], row["layer"]))
+        row["speedup"] = reference / row["latency_ps"] if reference and row["latency_ps"] else None
