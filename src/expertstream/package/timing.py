@@ -1,0 +1,36 @@
+"""Compute time of a micro-slice on a die (2-model.md section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expertstream.package.package import DieSpec
+
+Ints = NDArray[np.int64]
+
+
+def compute_ps(die: DieSpec, tokens: ArrayLike, d_model: int, columns: ArrayLike, weight_bits: int) -> Ints:
+    """Time of n tokens with c columns of a gated expert, int64 ps, broadcast over ``tokens`` and ``columns``.
+
+    The larger of array time and weight bytes / SRAM bandwidth, plus the control overhead. Array cycles:
+
+    - "mac-array": ceil(3 d_model c n / macs_per_cycle).
+    - "weight-stationary": each of the three matrices is cut into tiles of array_rows x array_cols; a tile takes
+      array_rows cycles to fill, then n tokens stream and drain in n + array_rows + array_cols - 2 cycles.
+    """
+    n, c = np.asarray(tokens, dtype=np.int64), np.asarray(columns, dtype=np.int64)
+    weight_bytes = -(-3 * d_model * c * weight_bits // 8)
+    if die.array == "mac-array":
+        cycles = -(-3 * d_model * c * n // die.macs_per_cycle)
+    else:
+        down = -(-d_model // die.array_rows), -(-c // die.array_cols)  # gate and up: [d_model, c]
+        up = -(-c // die.array_rows), -(-d_model // die.array_cols)  # down: [c, d_model]
+        tiles = 2 * down[0] * down[1] + up[0] * up[1]
+        cycles = tiles * (n + 2 * die.array_rows + die.array_cols - 2)
+    sram_cycles = np.ceil(weight_bytes * (die.clock_hz / die.sram_bandwidth_bytes_per_s) - 1e-9).astype(np.int64)
+    total = np.maximum(cycles, sram_cycles) + die.control_overhead_cycles
+    # ceil(cycles * 1e12 / clock) in two steps that stay within int64
+    scaled = total * 1_000_000
+    whole, rest = scaled // die.clock_hz, scaled % die.clock_hz
+    return np.asarray(whole * 1_000_000 + -(-rest * 1_000_000 // die.clock_hz), dtype=np.int64)

@@ -1,0 +1,118 @@
+"""The 2D mesh: links, XY paths, rings, and which die a DDR channel serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.package.package import Package
+
+Ints = NDArray[np.int64]
+
+
+class Topology:
+    """Directed links between mesh neighbours and XY paths (first along the row, then along the column)."""
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        rows, cols = package.rows, package.cols
+        self.n_dies = rows * cols
+        pairs = []
+        for die in range(self.n_dies):
+            row, col = divmod(die, cols)
+            for r, c in ((row, col + 1), (row, col - 1), (row + 1, col), (row - 1, col)):
+                if 0 <= r < rows and 0 <= c < cols:
+                    pairs.append((die, r * cols + c))
+        self.links: Ints = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        self._number = {pair: i for i, pair in enumerate(pairs)}
+        row, col = np.divmod(np.arange(self.n_dies), cols)
+        self.hops: Ints = np.abs(row[:, None] - row[None]) + np.abs(col[:, None] - col[None])
+
+    @classmethod
+    def of(cls, package: Package) -> Topology:
+        """The topology of a package."""
+        return cls(package)
+
+    def dies_between(self, a: int, b: int) -> list[int]:
+        """Dies of the XY path, both ends included."""
+        cols = self.package.cols
+        row, col = divmod(a, cols)
+        to_row, to_col = divmod(b, cols)
+        dies = [a]
+        while col != to_col:
+            col += 1 if to_col > col else -1
+            dies.append(row * cols + col)
+        while row != to_row:
+            row += 1 if to_row > row else -1
+            dies.append(row * cols + col)
+        return dies
+
+    def path(self, a: int, b: int) -> list[int]:
+        """Links of the XY path from die ``a`` to die ``b``, in order."""
+        dies = self.dies_between(a, b)
+        return [self._number[pair] for pair in zip(dies, dies[1:], strict=False)]
+
+    def network_arrays(self) -> dict[str, Ints]:
+        """path_ptr, path_links, path_bandwidth and path_latency_ps of the engine's Network, int64.
+
+        The latency of a path is its hops times the latency of a link.
+        """
+        n = self.n_dies
+        paths = [self.path(a, b) for a in range(n) for b in range(n)]
+        d2d = self.package.d2d
+        return {
+            "path_ptr": np.concatenate(([0], np.cumsum([len(p) for p in paths]))).astype(np.int64),
+            "path_links": np.array([link for p in paths for link in p], dtype=np.int64),
+            "path_bandwidth": np.full(n * n, d2d.bandwidth_bytes_per_s, dtype=np.int64),
+            "path_latency_ps": self.hops.reshape(-1) * d2d.latency_ps,
+        }
+
+    @cached_property
+    def full_ring(self) -> list[int]:
+        """All dies in a cyclic order with as few hops as the mesh allows.
+
+        With an even number of rows or columns every step is one hop (a snake that returns along an edge); an odd
+        mesh or a single row has no such cycle, and the last step goes back over the mesh.
+        """
+        rows, cols = self.package.rows, self.package.cols
+        if rows == 1 or cols == 1:
+            line = list(range(self.n_dies))
+            return line[::2] + line[1::2][::-1]  # every step at most two hops
+        if rows % 2 and cols % 2 == 0:
+            return [c * cols + r for r, c in (divmod(d, rows) for d in _snake(cols, rows))]
+        return _snake(rows, cols)
+
+    def ring(self, dies: Iterable[int]) -> list[int]:
+        """The given dies in the order of the full ring."""
+        wanted = set(dies)
+        return [d for d in self.full_ring if d in wanted]
+
+    @cached_property
+    def nearest_channel(self) -> Ints:
+        """DDR channel of each die: the nearest by hops; of equally near ones the one that serves the fewest dies."""
+        dies = range(self.n_dies)
+        distance = np.array([self.hops[list(c.dies)].min(axis=0) for c in self.package.channels])
+        served = np.zeros(len(self.package.channels), dtype=np.int64)
+        chosen = np.zeros(self.n_dies, dtype=np.int64)
+        near = (distance == distance.min(axis=0)).sum(axis=0)
+        for die in sorted(dies, key=lambda d: (near[d], d)):  # dies with no choice first
+            best = min(range(len(served)), key=lambda c: (distance[c, die], served[c], c))
+            chosen[die] = best
+            served[best] += 1
+        return chosen
+
+    def entry_die(self, channel: int, die: int) -> int:
+        """The die attached to ``channel`` that is nearest to ``die``."""
+        return min(self.package.channels[channel].dies, key=lambda d: (int(self.hops[d, die]), d))
+
+
+def _snake(rows: int, cols: int) -> list[int]:
+    """Down the first column's neighbours row by row, back up the first column; a cycle if ``rows`` is even."""
+    order = [0]
+    for row in range(rows):
+        line = range(1, cols) if row % 2 == 0 else range(cols - 1, 0, -1)
+        order += [row * cols + c for c in line]
+    return order + [row * cols for row in range(rows - 1, 0, -1)]
