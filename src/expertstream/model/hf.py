@@ -63,6 +63,8 @@ def fields_from_hf(config: Mapping[str, Any], *, where: str, name: str) -> dict[
     _check_is_moe(keys)
 
     n_layers = keys.need("n_layers")
+    if not 1 <= n_layers <= 10_000:
+        raise ConfigError(f"{where}: the number of layers is {n_layers}; expected 1 to 10000")
     n_experts, top_k = keys.need("n_experts"), keys.need("top_k")
     layers = moe_layers(keys, n_layers)
     d_ffn, dense_width = _widths(keys)
@@ -172,7 +174,11 @@ def _attention(keys: HfKeys) -> dict[str, Any]:
             "v_head_dim": keys.integer("v_head_dim", 128),
         }
     projection = keys.integer("attention_projection_size")
-    head_dim = projection // n_heads if projection else keys.find("head_dim") or keys.need("d_model") // n_heads
+    head_dim = (
+        projection // max(n_heads, 1)
+        if projection
+        else keys.find("head_dim") or keys.need("d_model") // max(n_heads, 1)
+    )
     bias = "none"
     if family in QKV_BIAS and keys.flag("qkv_bias", True):
         bias = "qkv"

@@ -78,6 +78,8 @@ def _by_dense_prefix(keys: HfKeys, n_layers: int) -> Answer:
 def _by_step(keys: HfKeys, n_layers: int) -> Answer:
     step = keys.integer("decoder_sparse_step")
     dense = keys.values.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        raise ConfigError(f"{keys.where}: mlp_only_layers must list layer numbers (given: {dense!r})")
     if not step and not dense:
         return None
     return "decoder_sparse_step", [i for i in range(n_layers) if i not in dense and (i + 1) % (step or 1) == 0]

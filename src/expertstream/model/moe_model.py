@@ -39,7 +39,7 @@ class MoEModel(BaseModel):
     n_shared_experts: int = Field(default=0, ge=0)
     shared_d_ffn: int = Field(default=0, ge=0)
 
-    n_layers: int = Field(ge=1)
+    n_layers: int = Field(ge=1, le=10_000)
     first_dense_layers: int = Field(default=0, ge=0)
     moe_layer_ids: tuple[int, ...] | None = None
     dense_d_ffn: int = Field(default=0, ge=0)
