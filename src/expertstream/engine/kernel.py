@@ -9,11 +9,12 @@ with r stops left after the next one, v: less than S_NEED is free at v. The chun
 left and r_q slots were free after it came, and at least as many are now; so r_q <= r. If r_q = 0, q only waits for
 its compute, which ends. Otherwise q is stuck in turn with r_q - 1 < r stops left after its next one: the number falls
 at every step and cannot fall for ever.
+
+All state is one int64 vector ``m`` (layout.py says where what is), so that the kernel can stop at a decision point and
+go on, and because a call that passes thirty arrays costs more than the event that it serves.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from expertstream.engine.layout import (
     ADMITTED,
     C_BYTES,
     C_CHANNEL,
+    C_COLS,
     C_FIRST,
     C_FLOW,
     C_GATE,
@@ -40,7 +42,9 @@ from expertstream.engine.layout import (
     EV_COMPUTE_END,
     EV_LOAD_END,
     EV_SEND_END,
+    K_CHANNELS,
     K_DECIDE,
+    K_DIES,
     K_DIRTY,
     K_EVENTS,
     K_HANDLED,
@@ -50,10 +54,39 @@ from expertstream.engine.layout import (
     K_ROWS,
     K_SEQ,
     LOAD,
+    O_CHANNEL_BUSY,
+    O_CHANNEL_HEAD,
+    O_CHANNEL_LATENCY,
+    O_CHUNKS,
+    O_DIE_BUSY,
+    O_DIRTY,
+    O_EVENTS,
+    O_GATE_ITEMS,
+    O_GATE_PTR,
+    O_GATES,
+    O_GROUP_CHUNKS,
+    O_GROUP_LEFT,
+    O_GROUP_PTR,
+    O_GROUP_STATE,
+    O_IS_DIRTY,
+    O_LINK_BUSY,
+    O_LINK_WAIT,
+    O_OPENED,
+    O_PATH_CLASS,
+    O_PATH_LINKS,
+    O_PATH_PTR,
+    O_POOL_FREE,
+    O_POOL_WAIT,
+    O_READY,
+    O_READY_BASE,
+    O_READY_SIZE,
+    O_ROWS,
+    O_STOPS,
     S_ARRIVE,
     S_BLOCKED,
     S_CHUNK,
     S_CLASS,
+    S_COLS,
     S_COMPUTE,
     S_DIE,
     S_DONE,
@@ -73,6 +106,7 @@ from expertstream.engine.layout import (
     S_TAKEN,
     SEND,
     STARTED,
+    T_COLS,
     T_END,
     T_KIND,
     T_READY,
@@ -82,184 +116,148 @@ from expertstream.engine.layout import (
     T_STOP,
 )
 
-Table = NDArray[np.int64]
-
-
-class State(NamedTuple):
-    """All of a run's state, as int64 arrays, so that the kernel can stop at a decision point and go on.
-
-    Shapes: P = 2 x dies pools (pool = 2 x die + kind), L links, H channels, G groups.
-    """
-
-    stops: Table  # [stops, S_COLS]
-    chunks: Table  # [chunks, C_COLS]
-    gates: Table  # [gates] signals missing
-    gate_ptr: Table  # [gates + 1]
-    gate_items: Table  # waiters of each gate: 4 x index + (0 chunk, 1 stop's gate, 2 stop's hold)
-    opened: Table  # [gates] queue of opened gates
-    group_ptr: Table  # [groups + 1]
-    group_chunks: Table  # chunks of each group, in load order
-    group_left: Table  # [groups] unfinished chunks
-    group_state: Table  # [groups] WAITING, ADMITTED, STARTED or COMPLETE
-    events: Table  # [capacity, 3] heap of (time, sequence, 8 x item + kind)
-    ready: Table  # [stops, 2] one heap a die of (key, stop)
-    ready_base: Table  # [dies]
-    ready_size: Table  # [dies]
-    die_busy: Table  # [dies]
-    channel_busy: Table  # [channels] end of the running load, -1 idle
-    channel_head: Table  # [channels, 3] first and last queued chunk, time since which the first could have started
-    channel_latency: Table  # [channels]
-    link_busy: Table  # [links]
-    link_wait: Table  # [links, 2] first and last waiting stop
-    pool_free: Table  # [P]
-    pool_wait: Table  # [P, 4] sends: first, last; placements: first, last
-    dirty: Table  # [P] stack of pools that gave space back
-    is_dirty: Table  # [P]
-    path_ptr: Table  # [dies * dies + 1]
-    path_links: Table
-    path_class: Table  # [dies * dies, 3] bandwidth bytes/s, latency ps, header bytes
-    rows: Table  # [rows, T_COLS]
-    ctl: Table  # [K_COLS]
+Vector = NDArray[np.int64]
 
 
 @njit
-def _push(heap: Table, n: int, time: int, seq: int, item: int) -> None:
+def _push(m: Vector, n: int, time: int, seq: int, item: int) -> None:
+    h = m[O_EVENTS]
     i = n
     while i > 0:
         up = (i - 1) >> 1
-        if heap[up, 0] < time or (heap[up, 0] == time and heap[up, 1] < seq):
+        if m[h + 3 * up] < time or (m[h + 3 * up] == time and m[h + 3 * up + 1] < seq):
             break
-        heap[i, 0] = heap[up, 0]
-        heap[i, 1] = heap[up, 1]
-        heap[i, 2] = heap[up, 2]
+        m[h + 3 * i] = m[h + 3 * up]
+        m[h + 3 * i + 1] = m[h + 3 * up + 1]
+        m[h + 3 * i + 2] = m[h + 3 * up + 2]
         i = up
-    heap[i, 0] = time
-    heap[i, 1] = seq
-    heap[i, 2] = item
+    m[h + 3 * i] = time
+    m[h + 3 * i + 1] = seq
+    m[h + 3 * i + 2] = item
 
 
 @njit
-def _pop(heap: Table, n: int) -> None:
+def _pop(m: Vector, n: int) -> None:
     """Drop the root of a heap of ``n`` events."""
+    h = m[O_EVENTS]
     last = n - 1
-    time = heap[last, 0]
-    seq = heap[last, 1]
-    item = heap[last, 2]
+    time = m[h + 3 * last]
+    seq = m[h + 3 * last + 1]
+    item = m[h + 3 * last + 2]
     i = 0
     while True:
         c = 2 * i + 1
         if c >= last:
             break
         if c + 1 < last and (
-            heap[c + 1, 0] < heap[c, 0] or (heap[c + 1, 0] == heap[c, 0] and heap[c + 1, 1] < heap[c, 1])
+            m[h + 3 * (c + 1)] < m[h + 3 * c]
+            or (m[h + 3 * (c + 1)] == m[h + 3 * c] and m[h + 3 * (c + 1) + 1] < m[h + 3 * c + 1])
         ):
             c += 1
-        if time < heap[c, 0] or (time == heap[c, 0] and seq < heap[c, 1]):
+        if time < m[h + 3 * c] or (time == m[h + 3 * c] and seq < m[h + 3 * c + 1]):
             break
-        heap[i, 0] = heap[c, 0]
-        heap[i, 1] = heap[c, 1]
-        heap[i, 2] = heap[c, 2]
+        m[h + 3 * i] = m[h + 3 * c]
+        m[h + 3 * i + 1] = m[h + 3 * c + 1]
+        m[h + 3 * i + 2] = m[h + 3 * c + 2]
         i = c
-    heap[i, 0] = time
-    heap[i, 1] = seq
-    heap[i, 2] = item
+    m[h + 3 * i] = time
+    m[h + 3 * i + 1] = seq
+    m[h + 3 * i + 2] = item
 
 
 @njit
-def _event(st: Any, time: int, kind: int, item: int) -> None:
+def _event(m: Vector, time: int, kind: int, item: int) -> None:
     # Ties in time: kind is the priority (ends before arrivals before admissions), then the order of creation.
-    ctl = st.ctl
-    ctl[K_SEQ] += 1
-    _push(st.events, ctl[K_EVENTS], time, (kind << 56) | ctl[K_SEQ], 8 * item + kind)
-    ctl[K_EVENTS] += 1
+    m[K_SEQ] += 1
+    _push(m, m[K_EVENTS], time, (kind << 56) | m[K_SEQ], 8 * item + kind)
+    m[K_EVENTS] += 1
 
 
 @njit
-def _row(st: Any, end: int, kind: int, resource: int, stop: int, ready: int, space: int) -> None:
-    n = st.ctl[K_ROWS]
-    st.ctl[K_ROWS] = n + 1
-    row = st.rows[n]
-    row[T_START] = st.ctl[K_NOW]
-    row[T_END] = end
-    row[T_KIND] = kind
-    row[T_RESOURCE] = resource
-    row[T_STOP] = stop
-    row[T_READY] = ready
-    row[T_SPACE] = space
+def _row(m: Vector, end: int, kind: int, resource: int, stop: int, ready: int, space: int) -> None:
+    n = m[K_ROWS]
+    m[K_ROWS] = n + 1
+    row = m[O_ROWS] + T_COLS * n
+    m[row + T_START] = m[K_NOW]
+    m[row + T_END] = end
+    m[row + T_KIND] = kind
+    m[row + T_RESOURCE] = resource
+    m[row + T_STOP] = stop
+    m[row + T_READY] = ready
+    m[row + T_SPACE] = space
 
 
 @njit
-def _signal(st: Any, gate: int) -> None:
+def _signal(m: Vector, gate: int) -> None:
     if gate >= 0:
-        st.gates[gate] -= 1
-        if st.gates[gate] == 0:
-            st.opened[st.ctl[K_OPENED]] = gate
-            st.ctl[K_OPENED] += 1
+        m[m[O_GATES] + gate] -= 1
+        if m[m[O_GATES] + gate] == 0:
+            m[m[O_OPENED] + m[K_OPENED]] = gate
+            m[K_OPENED] += 1
 
 
 @njit
-def _take(st: Any, stop: int) -> bool:
+def _take(m: Vector, stop: int) -> bool:
     """Take the buffer space of a stop if the forward-count rule allows it."""
-    s = st.stops[stop]
-    space = s[S_SPACE]
+    s = m[O_STOPS] + S_COLS * stop
+    space = m[s + S_SPACE]
     if space > 0:
-        pool = 2 * s[S_DIE] + st.chunks[s[S_CHUNK], C_POOL]
-        if st.pool_free[pool] < s[S_NEED]:
+        pool = 2 * m[s + S_DIE] + m[m[O_CHUNKS] + C_COLS * m[s + S_CHUNK] + C_POOL]
+        if m[m[O_POOL_FREE] + pool] < m[s + S_NEED]:
             return False
-        st.pool_free[pool] -= space
-    s[S_TAKEN] = st.ctl[K_NOW]
+        m[m[O_POOL_FREE] + pool] -= space
+    m[s + S_TAKEN] = m[K_NOW]
     return True
 
 
 @njit
-def _release(st: Any, stop: int) -> None:
+def _release(m: Vector, stop: int) -> None:
     """End one use of a stop's buffer space; give it back after the last."""
-    s = st.stops[stop]
-    s[S_REFS] -= 1
-    if s[S_REFS] > 0:
+    s = m[O_STOPS] + S_COLS * stop
+    m[s + S_REFS] -= 1
+    if m[s + S_REFS] > 0:
         return
-    s[S_FREED] = st.ctl[K_NOW]
-    chunk = s[S_CHUNK]
-    if s[S_SPACE] > 0:
-        pool = 2 * s[S_DIE] + st.chunks[chunk, C_POOL]
-        st.pool_free[pool] += s[S_SPACE]
-        if st.is_dirty[pool] == 0:
-            st.is_dirty[pool] = 1
-            st.dirty[st.ctl[K_DIRTY]] = pool
-            st.ctl[K_DIRTY] += 1
-    st.chunks[chunk, C_LEFT] -= 1
-    if st.chunks[chunk, C_LEFT] == 0:
-        group = st.chunks[chunk, C_GROUP]
-        st.group_left[group] -= 1
-        if st.group_left[group] == 0:
-            st.group_state[group] = COMPLETE
-            st.ctl[K_DECIDE] = 1
+    m[s + S_FREED] = m[K_NOW]
+    chunk = m[s + S_CHUNK]
+    if m[s + S_SPACE] > 0:
+        pool = 2 * m[s + S_DIE] + m[m[O_CHUNKS] + C_COLS * chunk + C_POOL]
+        m[m[O_POOL_FREE] + pool] += m[s + S_SPACE]
+        if m[m[O_IS_DIRTY] + pool] == 0:
+            m[m[O_IS_DIRTY] + pool] = 1
+            m[m[O_DIRTY] + m[K_DIRTY]] = pool
+            m[K_DIRTY] += 1
+    m[m[O_CHUNKS] + C_COLS * chunk + C_LEFT] -= 1
+    if m[m[O_CHUNKS] + C_COLS * chunk + C_LEFT] == 0:
+        group = m[m[O_CHUNKS] + C_COLS * chunk + C_GROUP]
+        m[m[O_GROUP_LEFT] + group] -= 1
+        if m[m[O_GROUP_LEFT] + group] == 0:
+            m[m[O_GROUP_STATE] + group] = COMPLETE
+            m[K_DECIDE] = 1
 
 
 @njit
-def _wait_for_link(st: Any, link: int, stop: int) -> None:
+def _wait_for_link(m: Vector, link: int, stop: int) -> None:
     """Queue a send at a busy link, in the order of the requests."""
-    stops = st.stops
-    seq = stops[stop, S_SEQ]
-    tail = st.link_wait[link, 1]
-    stops[stop, S_NEXT] = -1
+    seq = m[m[O_STOPS] + S_COLS * stop + S_SEQ]
+    tail = m[m[O_LINK_WAIT] + 2 * link + 1]
+    m[m[O_STOPS] + S_COLS * stop + S_NEXT] = -1
     if tail < 0:
-        st.link_wait[link, 0] = stop
-        st.link_wait[link, 1] = stop
-    elif stops[tail, S_SEQ] < seq:
-        stops[tail, S_NEXT] = stop
-        st.link_wait[link, 1] = stop
+        m[m[O_LINK_WAIT] + 2 * link] = stop
+        m[m[O_LINK_WAIT] + 2 * link + 1] = stop
+    elif m[m[O_STOPS] + S_COLS * tail + S_SEQ] < seq:
+        m[m[O_STOPS] + S_COLS * tail + S_NEXT] = stop
+        m[m[O_LINK_WAIT] + 2 * link + 1] = stop
     else:
         previous = -1
-        at = st.link_wait[link, 0]
-        while stops[at, S_SEQ] < seq:
+        at = m[m[O_LINK_WAIT] + 2 * link]
+        while m[m[O_STOPS] + S_COLS * at + S_SEQ] < seq:
             previous = at
-            at = stops[at, S_NEXT]
-        stops[stop, S_NEXT] = at
+            at = m[m[O_STOPS] + S_COLS * at + S_NEXT]
+        m[m[O_STOPS] + S_COLS * stop + S_NEXT] = at
         if previous < 0:
-            st.link_wait[link, 0] = stop
+            m[m[O_LINK_WAIT] + 2 * link] = stop
         else:
-            stops[previous, S_NEXT] = stop
+            m[m[O_STOPS] + S_COLS * previous + S_NEXT] = stop
 
 
 @njit
@@ -271,324 +269,328 @@ def _transfer_ps(n_bytes: int, bandwidth: int) -> int:
 
 
 @njit
-def _try_send(st: Any, stop: int) -> bool:
+def _try_send(m: Vector, stop: int) -> bool:
     """Start the transfer from ``stop`` to the next one, or put it in the wait list of what it lacks first."""
-    stops = st.stops
-    s = stops[stop]
-    chunk = s[S_CHUNK]
-    n_dies = st.die_busy.shape[0]
-    pair = s[S_DIE] * n_dies + stops[stop + 1, S_DIE]
-    first = st.path_ptr[pair]
-    last = st.path_ptr[pair + 1]
-    now = st.ctl[K_NOW]
-    if s[S_BLOCKED] >= 0:
-        s[S_SPACE_WAIT] += now - s[S_BLOCKED]
-        s[S_BLOCKED] = -1
+    s = m[O_STOPS] + S_COLS * stop
+    chunk = m[s + S_CHUNK]
+    n_dies = m[K_DIES]
+    pair = m[s + S_DIE] * n_dies + m[m[O_STOPS] + S_COLS * (stop + 1) + S_DIE]
+    first = m[m[O_PATH_PTR] + pair]
+    last = m[m[O_PATH_PTR] + pair + 1]
+    now = m[K_NOW]
+    if m[s + S_BLOCKED] >= 0:
+        m[s + S_SPACE_WAIT] += now - m[s + S_BLOCKED]
+        m[s + S_BLOCKED] = -1
     for i in range(first, last):
-        if st.link_busy[st.path_links[i]]:
-            _wait_for_link(st, st.path_links[i], stop)
+        if m[m[O_LINK_BUSY] + m[m[O_PATH_LINKS] + i]]:
+            _wait_for_link(m, m[m[O_PATH_LINKS] + i], stop)
             return False
-    if not _take(st, stop + 1):
-        pool = 2 * stops[stop + 1, S_DIE] + st.chunks[chunk, C_POOL]
-        s[S_NEXT] = -1
-        s[S_BLOCKED] = now
-        if st.pool_wait[pool, 1] < 0:
-            st.pool_wait[pool, 0] = stop
+    if not _take(m, stop + 1):
+        pool = 2 * m[m[O_STOPS] + S_COLS * (stop + 1) + S_DIE] + m[m[O_CHUNKS] + C_COLS * chunk + C_POOL]
+        m[s + S_NEXT] = -1
+        m[s + S_BLOCKED] = now
+        if m[m[O_POOL_WAIT] + 4 * pool + 1] < 0:
+            m[m[O_POOL_WAIT] + 4 * pool] = stop
         else:
-            stops[st.pool_wait[pool, 1], S_NEXT] = stop
-        st.pool_wait[pool, 1] = stop
+            m[m[O_STOPS] + S_COLS * m[m[O_POOL_WAIT] + 4 * pool + 1] + S_NEXT] = stop
+        m[m[O_POOL_WAIT] + 4 * pool + 1] = stop
         return False
     end = now
     if last > first:
-        cls = st.path_class[pair]
-        end = now + _transfer_ps(st.chunks[chunk, C_BYTES] + cls[2], cls[0])
+        cls = m[O_PATH_CLASS] + 3 * pair
+        end = now + _transfer_ps(m[m[O_CHUNKS] + C_COLS * chunk + C_BYTES] + m[cls + 2], m[cls])
         for i in range(first, last):
-            st.link_busy[st.path_links[i]] = 1
-        _row(st, end, SEND, st.path_links[first], stop, s[S_READY], s[S_SPACE_WAIT])
-    _event(st, end, EV_SEND_END, stop)
+            m[m[O_LINK_BUSY] + m[m[O_PATH_LINKS] + i]] = 1
+        _row(m, end, SEND, m[m[O_PATH_LINKS] + first], stop, m[s + S_READY], m[s + S_SPACE_WAIT])
+    _event(m, end, EV_SEND_END, stop)
     return True
 
 
 @njit
-def _request_send(st: Any, stop: int) -> None:
-    st.ctl[K_SEQ] += 1
-    st.stops[stop, S_SEQ] = st.ctl[K_SEQ]
-    st.stops[stop, S_READY] = st.ctl[K_NOW]
-    _try_send(st, stop)
+def _request_send(m: Vector, stop: int) -> None:
+    m[K_SEQ] += 1
+    m[m[O_STOPS] + S_COLS * stop + S_SEQ] = m[K_SEQ]
+    m[m[O_STOPS] + S_COLS * stop + S_READY] = m[K_NOW]
+    _try_send(m, stop)
 
 
 @njit
-def _start_compute(st: Any, die: int) -> None:
+def _start_compute(m: Vector, die: int) -> None:
     """Let an idle die take the first of its ready stops."""
-    n = st.ready_size[die]
-    if n == 0 or st.die_busy[die]:
+    n = m[m[O_READY_SIZE] + die]
+    if n == 0 or m[m[O_DIE_BUSY] + die]:
         return
-    base = st.ready_base[die]
-    heap = st.ready
-    stop = heap[base, 1]
+    base = m[m[O_READY_BASE] + die]
+    stop = m[m[O_READY] + 2 * base + 1]
     n -= 1
-    st.ready_size[die] = n
-    key = heap[base + n, 0]
-    item = heap[base + n, 1]
+    m[m[O_READY_SIZE] + die] = n
+    key = m[m[O_READY] + 2 * (base + n)]
+    item = m[m[O_READY] + 2 * (base + n) + 1]
     i = 0
     while True:
         c = 2 * i + 1
         if c >= n:
             break
-        if c + 1 < n and heap[base + c + 1, 0] < heap[base + c, 0]:
+        if c + 1 < n and m[m[O_READY] + 2 * (base + c + 1)] < m[m[O_READY] + 2 * (base + c)]:
             c += 1
-        if key < heap[base + c, 0]:
+        if key < m[m[O_READY] + 2 * (base + c)]:
             break
-        heap[base + i, 0] = heap[base + c, 0]
-        heap[base + i, 1] = heap[base + c, 1]
+        m[m[O_READY] + 2 * (base + i)] = m[m[O_READY] + 2 * (base + c)]
+        m[m[O_READY] + 2 * (base + i) + 1] = m[m[O_READY] + 2 * (base + c) + 1]
         i = c
-    heap[base + i, 0] = key
-    heap[base + i, 1] = item
-    s = st.stops[stop]
-    st.die_busy[die] = 1
-    end = st.ctl[K_NOW] + s[S_COMPUTE]
-    ready = s[S_READY]
-    _row(st, end, COMPUTE, die, stop, ready, 0)
-    _event(st, end, EV_COMPUTE_END, stop)
-    if s[S_LAST] == 0 and st.chunks[s[S_CHUNK], C_FLOW]:
-        _request_send(st, stop)
+    m[m[O_READY] + 2 * (base + i)] = key
+    m[m[O_READY] + 2 * (base + i) + 1] = item
+    s = m[O_STOPS] + S_COLS * stop
+    m[m[O_DIE_BUSY] + die] = 1
+    end = m[K_NOW] + m[s + S_COMPUTE]
+    ready = m[s + S_READY]
+    _row(m, end, COMPUTE, die, stop, ready, 0)
+    _event(m, end, EV_COMPUTE_END, stop)
+    if m[s + S_LAST] == 0 and m[m[O_CHUNKS] + C_COLS * m[s + S_CHUNK] + C_FLOW]:
+        _request_send(m, stop)
 
 
 @njit
-def _ready(st: Any, stop: int) -> None:
+def _ready(m: Vector, stop: int) -> None:
     """The chunk is here and its gate is open: queue its compute, or pass it on."""
-    s = st.stops[stop]
-    s[S_STATE] = 2
-    if s[S_COMPUTE] > 0:
-        st.ctl[K_SEQ] += 1
-        seq = st.ctl[K_SEQ]
-        key = (s[S_CLASS] << 48) + ((1 << 47) - seq if s[S_LIFO] else seq)
-        s[S_READY] = st.ctl[K_NOW]
-        die = s[S_DIE]
-        base = st.ready_base[die]
-        i = st.ready_size[die]
-        st.ready_size[die] = i + 1
+    s = m[O_STOPS] + S_COLS * stop
+    m[s + S_STATE] = 2
+    if m[s + S_COMPUTE] > 0:
+        m[K_SEQ] += 1
+        seq = m[K_SEQ]
+        key = (m[s + S_CLASS] << 48) + ((1 << 47) - seq if m[s + S_LIFO] else seq)
+        m[s + S_READY] = m[K_NOW]
+        die = m[s + S_DIE]
+        base = m[m[O_READY_BASE] + die]
+        i = m[m[O_READY_SIZE] + die]
+        m[m[O_READY_SIZE] + die] = i + 1
         while i > 0:
             up = (i - 1) >> 1
-            if st.ready[base + up, 0] < key:
+            if m[m[O_READY] + 2 * (base + up)] < key:
                 break
-            st.ready[base + i, 0] = st.ready[base + up, 0]
-            st.ready[base + i, 1] = st.ready[base + up, 1]
+            m[m[O_READY] + 2 * (base + i)] = m[m[O_READY] + 2 * (base + up)]
+            m[m[O_READY] + 2 * (base + i) + 1] = m[m[O_READY] + 2 * (base + up) + 1]
             i = up
-        st.ready[base + i, 0] = key
-        st.ready[base + i, 1] = stop
-        _start_compute(st, die)
+        m[m[O_READY] + 2 * (base + i)] = key
+        m[m[O_READY] + 2 * (base + i) + 1] = stop
+        _start_compute(m, die)
     else:
-        if s[S_LAST] == 0:
-            _request_send(st, stop)
-        _signal(st, s[S_DONE])
-        _release(st, stop)
+        if m[s + S_LAST] == 0:
+            _request_send(m, stop)
+        _signal(m, m[s + S_DONE])
+        _release(m, stop)
 
 
 @njit
-def _arrive(st: Any, stop: int) -> None:
-    s = st.stops[stop]
-    s[S_REFS] = 2 - s[S_LAST]
-    if s[S_HOLD] >= 0 and st.gates[s[S_HOLD]] > 0:
-        s[S_REFS] += 1
+def _arrive(m: Vector, stop: int) -> None:
+    s = m[O_STOPS] + S_COLS * stop
+    m[s + S_REFS] = 2 - m[s + S_LAST]
+    if m[s + S_HOLD] >= 0 and m[m[O_GATES] + m[s + S_HOLD]] > 0:
+        m[s + S_REFS] += 1
     else:
-        s[S_HOLD] = -1
-    s[S_STATE] = 1
-    _signal(st, s[S_ARRIVE])
-    if s[S_GATE] < 0 or st.gates[s[S_GATE]] <= 0:
-        _ready(st, stop)
+        m[s + S_HOLD] = -1
+    m[s + S_STATE] = 1
+    _signal(m, m[s + S_ARRIVE])
+    if m[s + S_GATE] < 0 or m[m[O_GATES] + m[s + S_GATE]] <= 0:
+        _ready(m, stop)
 
 
 @njit
-def _try_load(st: Any, channel: int) -> None:
+def _try_load(m: Vector, channel: int) -> None:
     """Start the first queued load of an idle channel if its die has room."""
-    head = st.channel_head[channel, 0]
-    if head < 0 or st.channel_busy[channel]:
+    head = m[m[O_CHANNEL_HEAD] + 3 * channel]
+    if head < 0 or m[m[O_CHANNEL_BUSY] + channel]:
         return
-    stop = st.chunks[head, C_FIRST]
-    if not _take(st, stop):
+    stop = m[m[O_CHUNKS] + C_COLS * head + C_FIRST]
+    if not _take(m, stop):
         return
-    now = st.ctl[K_NOW]
-    st.channel_busy[channel] = 1
-    nxt = st.chunks[head, C_NEXT]
-    st.channel_head[channel, 0] = nxt
-    end = now + st.chunks[head, C_LOAD]
-    since = st.channel_head[channel, 2]
-    _row(st, end, LOAD, channel, stop, since, now - since)
+    now = m[K_NOW]
+    m[m[O_CHANNEL_BUSY] + channel] = 1
+    nxt = m[m[O_CHUNKS] + C_COLS * head + C_NEXT]
+    m[m[O_CHANNEL_HEAD] + 3 * channel] = nxt
+    end = now + m[m[O_CHUNKS] + C_COLS * head + C_LOAD]
+    since = m[m[O_CHANNEL_HEAD] + 3 * channel + 2]
+    _row(m, end, LOAD, channel, stop, since, now - since)
     if nxt < 0:
-        st.channel_head[channel, 1] = -1
-        st.ctl[K_DECIDE] = 1
-    _event(st, end, EV_LOAD_END, stop)
+        m[m[O_CHANNEL_HEAD] + 3 * channel + 1] = -1
+        m[K_DECIDE] = 1
+    _event(m, end, EV_LOAD_END, stop)
 
 
 @njit
-def _inject(st: Any, chunk: int) -> None:
+def _inject(m: Vector, chunk: int) -> None:
     """The chunk may start: queue its load, or place it where it is."""
-    c = st.chunks[chunk]
-    channel = c[C_CHANNEL]
-    c[C_NEXT] = -1
-    c[C_GATE] = -1
+    c = m[O_CHUNKS] + C_COLS * chunk
+    channel = m[c + C_CHANNEL]
+    m[c + C_NEXT] = -1
+    m[c + C_GATE] = -1
     if channel >= 0:
-        if st.channel_head[channel, 1] < 0:
-            st.channel_head[channel, 0] = chunk
-            st.channel_head[channel, 2] = st.ctl[K_NOW]
+        if m[m[O_CHANNEL_HEAD] + 3 * channel + 1] < 0:
+            m[m[O_CHANNEL_HEAD] + 3 * channel] = chunk
+            m[m[O_CHANNEL_HEAD] + 3 * channel + 2] = m[K_NOW]
         else:
-            st.chunks[st.channel_head[channel, 1], C_NEXT] = chunk
-        st.channel_head[channel, 1] = chunk
-        _try_load(st, channel)
+            m[m[O_CHUNKS] + C_COLS * m[m[O_CHANNEL_HEAD] + 3 * channel + 1] + C_NEXT] = chunk
+        m[m[O_CHANNEL_HEAD] + 3 * channel + 1] = chunk
+        _try_load(m, channel)
         return
-    stop = c[C_FIRST]
-    pool = 2 * st.stops[stop, S_DIE] + c[C_POOL]
-    if st.stops[stop, S_SPACE] > 0 and (st.pool_wait[pool, 3] >= 0 or not _take(st, stop)):
-        if st.pool_wait[pool, 3] < 0:
-            st.pool_wait[pool, 2] = chunk
+    stop = m[c + C_FIRST]
+    pool = 2 * m[m[O_STOPS] + S_COLS * stop + S_DIE] + m[c + C_POOL]
+    if m[m[O_STOPS] + S_COLS * stop + S_SPACE] > 0 and (m[m[O_POOL_WAIT] + 4 * pool + 3] >= 0 or not _take(m, stop)):
+        if m[m[O_POOL_WAIT] + 4 * pool + 3] < 0:
+            m[m[O_POOL_WAIT] + 4 * pool + 2] = chunk
         else:
-            st.chunks[st.pool_wait[pool, 3], C_NEXT] = chunk
-        st.pool_wait[pool, 3] = chunk
+            m[m[O_CHUNKS] + C_COLS * m[m[O_POOL_WAIT] + 4 * pool + 3] + C_NEXT] = chunk
+        m[m[O_POOL_WAIT] + 4 * pool + 3] = chunk
         return
-    st.stops[stop, S_TAKEN] = st.ctl[K_NOW]
-    _arrive(st, stop)
+    m[m[O_STOPS] + S_COLS * stop + S_TAKEN] = m[K_NOW]
+    _arrive(m, stop)
 
 
 @njit
-def _wake_pool(st: Any, pool: int) -> None:
+def _wake_pool(m: Vector, pool: int) -> None:
     """Space was given back: retry the sends, then the placements, then the loads that wait for it."""
-    stop = st.pool_wait[pool, 0]
-    st.pool_wait[pool, 0] = -1
-    st.pool_wait[pool, 1] = -1
+    stop = m[m[O_POOL_WAIT] + 4 * pool]
+    m[m[O_POOL_WAIT] + 4 * pool] = -1
+    m[m[O_POOL_WAIT] + 4 * pool + 1] = -1
     while stop >= 0:
-        nxt = st.stops[stop, S_NEXT]
-        _try_send(st, stop)
+        nxt = m[m[O_STOPS] + S_COLS * stop + S_NEXT]
+        _try_send(m, stop)
         stop = nxt
-    while st.pool_wait[pool, 2] >= 0:
-        chunk = st.pool_wait[pool, 2]
-        if not _take(st, st.chunks[chunk, C_FIRST]):
+    while m[m[O_POOL_WAIT] + 4 * pool + 2] >= 0:
+        chunk = m[m[O_POOL_WAIT] + 4 * pool + 2]
+        if not _take(m, m[m[O_CHUNKS] + C_COLS * chunk + C_FIRST]):
             break
-        st.pool_wait[pool, 2] = st.chunks[chunk, C_NEXT]
-        if st.pool_wait[pool, 2] < 0:
-            st.pool_wait[pool, 3] = -1
-        _arrive(st, st.chunks[chunk, C_FIRST])
-    for channel in range(st.channel_busy.shape[0]):
-        head = st.channel_head[channel, 0]
-        if head >= 0 and st.channel_busy[channel] == 0:
-            _try_load(st, channel)
+        m[m[O_POOL_WAIT] + 4 * pool + 2] = m[m[O_CHUNKS] + C_COLS * chunk + C_NEXT]
+        if m[m[O_POOL_WAIT] + 4 * pool + 2] < 0:
+            m[m[O_POOL_WAIT] + 4 * pool + 3] = -1
+        _arrive(m, m[m[O_CHUNKS] + C_COLS * chunk + C_FIRST])
+    for channel in range(m[K_CHANNELS]):
+        head = m[m[O_CHANNEL_HEAD] + 3 * channel]
+        if head >= 0 and m[m[O_CHANNEL_BUSY] + channel] == 0:
+            _try_load(m, channel)
 
 
 @njit
-def _wake_link(st: Any, link: int) -> None:
-    stop = st.link_wait[link, 0]
-    st.link_wait[link, 0] = -1
-    st.link_wait[link, 1] = -1
+def _wake_link(m: Vector, link: int) -> None:
+    stop = m[m[O_LINK_WAIT] + 2 * link]
+    m[m[O_LINK_WAIT] + 2 * link] = -1
+    m[m[O_LINK_WAIT] + 2 * link + 1] = -1
     while stop >= 0:
-        nxt = st.stops[stop, S_NEXT]
-        started = _try_send(st, stop)
-        if started and st.link_busy[link]:
+        nxt = m[m[O_STOPS] + S_COLS * stop + S_NEXT]
+        started = _try_send(m, stop)
+        if started and m[m[O_LINK_BUSY] + link]:
             # The rest keeps waiting, in its order, without being looked at.
             if nxt >= 0:
-                if st.link_wait[link, 0] < 0:
-                    st.link_wait[link, 0] = nxt
+                if m[m[O_LINK_WAIT] + 2 * link] < 0:
+                    m[m[O_LINK_WAIT] + 2 * link] = nxt
                     at = nxt
-                    while st.stops[at, S_NEXT] >= 0:
-                        at = st.stops[at, S_NEXT]
-                    st.link_wait[link, 1] = at
+                    while m[m[O_STOPS] + S_COLS * at + S_NEXT] >= 0:
+                        at = m[m[O_STOPS] + S_COLS * at + S_NEXT]
+                    m[m[O_LINK_WAIT] + 2 * link + 1] = at
                 else:
                     while nxt >= 0:
-                        after = st.stops[nxt, S_NEXT]
-                        _wait_for_link(st, link, nxt)
+                        after = m[m[O_STOPS] + S_COLS * nxt + S_NEXT]
+                        _wait_for_link(m, link, nxt)
                         nxt = after
             return
         stop = nxt
 
 
 @njit
-def _settle(st: Any) -> None:
+def _settle(m: Vector) -> None:
     """Handle opened gates and freed space until nothing more follows at this instant."""
-    ctl = st.ctl
-    while ctl[K_HANDLED] < ctl[K_OPENED] or ctl[K_DIRTY] > 0:
-        if ctl[K_DIRTY] > 0:
-            ctl[K_DIRTY] -= 1
-            pool = st.dirty[ctl[K_DIRTY]]
-            st.is_dirty[pool] = 0
-            _wake_pool(st, pool)
+    while m[K_HANDLED] < m[K_OPENED] or m[K_DIRTY] > 0:
+        if m[K_DIRTY] > 0:
+            m[K_DIRTY] -= 1
+            pool = m[m[O_DIRTY] + m[K_DIRTY]]
+            m[m[O_IS_DIRTY] + pool] = 0
+            _wake_pool(m, pool)
             continue
-        gate = st.opened[ctl[K_HANDLED]]
-        ctl[K_HANDLED] += 1
-        for i in range(st.gate_ptr[gate], st.gate_ptr[gate + 1]):
-            kind = st.gate_items[i] & 3
-            item = st.gate_items[i] >> 2
+        gate = m[m[O_OPENED] + m[K_HANDLED]]
+        m[K_HANDLED] += 1
+        for i in range(m[m[O_GATE_PTR] + gate], m[m[O_GATE_PTR] + gate + 1]):
+            kind = m[m[O_GATE_ITEMS] + i] & 3
+            item = m[m[O_GATE_ITEMS] + i] >> 2
             if kind == 0:
-                if st.chunks[item, C_GATE] >= 0 and st.group_state[st.chunks[item, C_GROUP]] == STARTED:
-                    _inject(st, item)
+                if (
+                    m[m[O_CHUNKS] + C_COLS * item + C_GATE] >= 0
+                    and m[m[O_GROUP_STATE] + m[m[O_CHUNKS] + C_COLS * item + C_GROUP]] == STARTED
+                ):
+                    _inject(m, item)
             elif kind == 1:
-                if st.stops[item, S_STATE] == 1:
-                    _ready(st, item)
-            elif st.stops[item, S_STATE] > 0 and st.stops[item, S_HOLD] >= 0:
-                _release(st, item)
+                if m[m[O_STOPS] + S_COLS * item + S_STATE] == 1:
+                    _ready(m, item)
+            elif m[m[O_STOPS] + S_COLS * item + S_STATE] > 0 and m[m[O_STOPS] + S_COLS * item + S_HOLD] >= 0:
+                _release(m, item)
 
 
 @njit
-def admit(st: Any, group: int, at: int) -> None:
+def admit(m: Vector, group: int, at: int) -> None:
     """Let a group's chunks start at time ``at`` (ps, not before now)."""
-    st.group_state[group] = ADMITTED
-    _event(st, at, EV_ADMIT, group)
+    m[m[O_GROUP_STATE] + group] = ADMITTED
+    _event(m, at, EV_ADMIT, group)
 
 
 @njit
-def advance(st: Any) -> int:
+def advance(m: Vector) -> int:
     """Run until no event is left (DONE) or a decision point has been reached (DECIDE)."""
-    ctl = st.ctl
-    events = st.events
-    while ctl[K_EVENTS] > 0:
-        time = events[0, 0]
-        if ctl[K_DECIDE] and time > ctl[K_NOW]:
+    while m[K_EVENTS] > 0:
+        time = m[m[O_EVENTS] + 3 * 0]
+        if m[K_DECIDE] and time > m[K_NOW]:
             return DECIDE
-        kind = events[0, 2] & 7
-        item = events[0, 2] >> 3
-        _pop(events, ctl[K_EVENTS])
-        ctl[K_EVENTS] -= 1
-        ctl[K_POPPED] += 1
-        ctl[K_NOW] = time
+        kind = m[m[O_EVENTS] + 3 * 0 + 2] & 7
+        item = m[m[O_EVENTS] + 3 * 0 + 2] >> 3
+        _pop(m, m[K_EVENTS])
+        m[K_EVENTS] -= 1
+        m[K_POPPED] += 1
+        m[K_NOW] = time
         if kind == EV_COMPUTE_END:
-            die = st.stops[item, S_DIE]
-            st.die_busy[die] = 0
-            _signal(st, st.stops[item, S_DONE])
-            if st.stops[item, S_LAST] == 0 and st.chunks[st.stops[item, S_CHUNK], C_FLOW] == 0:
-                _request_send(st, item)
-            _release(st, item)
-            _start_compute(st, die)
+            die = m[m[O_STOPS] + S_COLS * item + S_DIE]
+            m[m[O_DIE_BUSY] + die] = 0
+            _signal(m, m[m[O_STOPS] + S_COLS * item + S_DONE])
+            if (
+                m[m[O_STOPS] + S_COLS * item + S_LAST] == 0
+                and m[m[O_CHUNKS] + C_COLS * m[m[O_STOPS] + S_COLS * item + S_CHUNK] + C_FLOW] == 0
+            ):
+                _request_send(m, item)
+            _release(m, item)
+            _start_compute(m, die)
         elif kind == EV_SEND_END:
-            n_dies = st.die_busy.shape[0]
-            pair = st.stops[item, S_DIE] * n_dies + st.stops[item + 1, S_DIE]
-            for i in range(st.path_ptr[pair], st.path_ptr[pair + 1]):
-                st.link_busy[st.path_links[i]] = 0
-            if st.path_class[pair, 1] > 0:
-                _event(st, time + st.path_class[pair, 1], EV_ARRIVE, item + 1)
+            n_dies = m[K_DIES]
+            pair = m[m[O_STOPS] + S_COLS * item + S_DIE] * n_dies + m[m[O_STOPS] + S_COLS * (item + 1) + S_DIE]
+            for i in range(m[m[O_PATH_PTR] + pair], m[m[O_PATH_PTR] + pair + 1]):
+                m[m[O_LINK_BUSY] + m[m[O_PATH_LINKS] + i]] = 0
+            if m[m[O_PATH_CLASS] + 3 * pair + 1] > 0:
+                _event(m, time + m[m[O_PATH_CLASS] + 3 * pair + 1], EV_ARRIVE, item + 1)
             else:
-                _arrive(st, item + 1)
-            _release(st, item)
-            for i in range(st.path_ptr[pair], st.path_ptr[pair + 1]):
-                if st.link_wait[st.path_links[i], 0] >= 0 and st.link_busy[st.path_links[i]] == 0:
-                    _wake_link(st, st.path_links[i])
+                _arrive(m, item + 1)
+            _release(m, item)
+            for i in range(m[m[O_PATH_PTR] + pair], m[m[O_PATH_PTR] + pair + 1]):
+                if (
+                    m[m[O_LINK_WAIT] + 2 * m[m[O_PATH_LINKS] + i]] >= 0
+                    and m[m[O_LINK_BUSY] + m[m[O_PATH_LINKS] + i]] == 0
+                ):
+                    _wake_link(m, m[m[O_PATH_LINKS] + i])
         elif kind == EV_LOAD_END:
-            channel = st.chunks[st.stops[item, S_CHUNK], C_CHANNEL]
-            st.channel_busy[channel] = 0
-            st.channel_head[channel, 2] = time
-            if st.channel_latency[channel] > 0:
-                _event(st, time + st.channel_latency[channel], EV_ARRIVE, item)
+            channel = m[m[O_CHUNKS] + C_COLS * m[m[O_STOPS] + S_COLS * item + S_CHUNK] + C_CHANNEL]
+            m[m[O_CHANNEL_BUSY] + channel] = 0
+            m[m[O_CHANNEL_HEAD] + 3 * channel + 2] = time
+            if m[m[O_CHANNEL_LATENCY] + channel] > 0:
+                _event(m, time + m[m[O_CHANNEL_LATENCY] + channel], EV_ARRIVE, item)
             else:
-                _arrive(st, item)
-            _try_load(st, channel)
+                _arrive(m, item)
+            _try_load(m, channel)
         elif kind == EV_ARRIVE:
-            _arrive(st, item)
+            _arrive(m, item)
         else:
-            st.group_state[item] = STARTED
-            ctl[K_DECIDE] = 1
-            for i in range(st.group_ptr[item], st.group_ptr[item + 1]):
-                chunk = st.group_chunks[i]
-                gate = st.chunks[chunk, C_GATE]
-                if gate < 0 or st.gates[gate] <= 0:
-                    _inject(st, chunk)
-        _settle(st)
-    if ctl[K_DECIDE]:
+            m[m[O_GROUP_STATE] + item] = STARTED
+            m[K_DECIDE] = 1
+            for i in range(m[m[O_GROUP_PTR] + item], m[m[O_GROUP_PTR] + item + 1]):
+                chunk = m[m[O_GROUP_CHUNKS] + i]
+                gate = m[m[O_CHUNKS] + C_COLS * chunk + C_GATE]
+                if gate < 0 or m[m[O_GATES] + gate] <= 0:
+                    _inject(m, chunk)
+        _settle(m)
+    if m[K_DECIDE]:
         return DECIDE
     return DONE

@@ -55,7 +55,69 @@ K_OPENED: Final = 5  # gates opened and not yet handled (queue tail)
 K_HANDLED: Final = 6  # queue head
 K_POPPED: Final = 7  # events processed in all
 K_DIRTY: Final = 8  # number of dirty pools
-K_COLS: Final = 9
+K_DIES: Final = 9
+K_CHANNELS: Final = 10
+
+# --- where each table starts in the state vector; its shape -------------------------------------------------------
+O_STOPS: Final = 11  # [stops, S_COLS]
+O_CHUNKS: Final = 12  # [chunks, C_COLS]
+O_GATES: Final = 13  # [gates] signals missing
+O_GATE_PTR: Final = 14  # [gates + 1]
+O_GATE_ITEMS: Final = 15  # waiters of each gate: 4 x index + (0 chunk, 1 compute, 2 hold)
+O_OPENED: Final = 16  # [gates] queue of opened gates
+O_GROUP_PTR: Final = 17  # [groups + 1]
+O_GROUP_CHUNKS: Final = 18  # chunks of each group, in load order
+O_GROUP_LEFT: Final = 19  # [groups] unfinished chunks
+O_GROUP_STATE: Final = 20  # [groups] WAITING, ADMITTED, STARTED or COMPLETE
+O_EVENTS: Final = 21  # [capacity, 3] heap of (time, sequence, 8 x item + kind)
+O_READY: Final = 22  # [computes, 2] one heap a die of (key, stop)
+O_READY_BASE: Final = 23  # [dies]
+O_READY_SIZE: Final = 24  # [dies]
+O_DIE_BUSY: Final = 25  # [dies]
+O_CHANNEL_BUSY: Final = 26  # [channels]
+O_CHANNEL_HEAD: Final = 27  # [channels, 3] first and last queued chunk; since when the first could have started
+O_CHANNEL_LATENCY: Final = 28  # [channels]
+O_LINK_BUSY: Final = 29  # [links]
+O_LINK_WAIT: Final = 30  # [links, 2] first and last waiting stop
+O_POOL_FREE: Final = 31  # [pools] free bytes; pool = 2 x die + kind
+O_POOL_WAIT: Final = 32  # [pools, 4] sends: first, last; placements: first, last
+O_DIRTY: Final = 33  # [pools] stack of pools that gave space back
+O_IS_DIRTY: Final = 34  # [pools]
+O_PATH_PTR: Final = 35  # [dies * dies + 1]
+O_PATH_LINKS: Final = 36
+O_PATH_CLASS: Final = 37  # [dies * dies, 3] bandwidth bytes/s, latency ps, header bytes
+O_ROWS: Final = 38  # [rows, T_COLS] the timeline
+K_COLS: Final = 39
+TABLES: Final = (
+    "stops",
+    "chunks",
+    "gates",
+    "gate_ptr",
+    "gate_items",
+    "opened",
+    "group_ptr",
+    "group_chunks",
+    "group_left",
+    "group_state",
+    "events",
+    "ready",
+    "ready_base",
+    "ready_size",
+    "die_busy",
+    "channel_busy",
+    "channel_head",
+    "channel_latency",
+    "link_busy",
+    "link_wait",
+    "pool_free",
+    "pool_wait",
+    "dirty",
+    "is_dirty",
+    "path_ptr",
+    "path_links",
+    "path_class",
+    "rows",
+)
 
 # --- timeline rows -------------------------------------------------------------------------------------------------
 T_START: Final = 0

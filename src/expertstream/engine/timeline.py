@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.engine import kernel
 from expertstream.engine import layout as at
 from expertstream.engine.network import Network
+from expertstream.engine.state import State
 from expertstream.engine.work import Work
 
 Ints = NDArray[np.int64]
@@ -63,18 +63,18 @@ class Timeline:
         return int(self.start_ps.size)
 
     @classmethod
-    def of_run(cls, state: kernel.State, work: Work, network: Network) -> Timeline:
+    def of_run(cls, state: State, work: Work, network: Network) -> Timeline:
         """Columns of a finished run."""
-        rows = state.rows[: int(state.ctl[at.K_ROWS])]
+        rows = state.tables["rows"][: int(state.vector[at.K_ROWS])]
         order = np.lexsort((rows[:, at.T_RESOURCE], rows[:, at.T_KIND], rows[:, at.T_START]))
         rows = rows[order]
         stop, kind = rows[:, at.T_STOP], rows[:, at.T_KIND]
-        chunk = state.stops[stop, at.S_CHUNK]
+        chunk = state.tables["stops"][stop, at.S_CHUNK]
         is_send = kind == at.SEND
-        here = state.stops[stop, at.S_DIE]
-        to = state.stops[stop + is_send, at.S_DIE]
-        held = np.flatnonzero(state.stops[:, at.S_SPACE] > 0)
-        stays = state.stops[held]
+        here = state.tables["stops"][stop, at.S_DIE]
+        to = state.tables["stops"][stop + is_send, at.S_DIE]
+        held = np.flatnonzero(state.tables["stops"][:, at.S_SPACE] > 0)
+        stays = state.tables["stops"][held]
         return cls(
             start_ps=rows[:, at.T_START].copy(),
             end_ps=rows[:, at.T_END].copy(),
@@ -83,20 +83,20 @@ class Timeline:
             die=to,
             source=np.where(is_send, here, -1),
             chunk=chunk,
-            group=state.chunks[chunk, at.C_GROUP],
+            group=state.tables["chunks"][chunk, at.C_GROUP],
             stop=stop.copy(),
             tag=work.chunk_arrays()["tag"][chunk],
             stop_tag=work.stop_arrays()["tag"][stop],
-            bytes=np.where(kind == at.COMPUTE, 0, state.chunks[chunk, at.C_BYTES]),
-            tokens=np.where(kind == at.COMPUTE, state.stops[stop, at.S_TOKENS], 0),
+            bytes=np.where(kind == at.COMPUTE, 0, state.tables["chunks"][chunk, at.C_BYTES]),
+            tokens=np.where(kind == at.COMPUTE, state.tables["stops"][stop, at.S_TOKENS], 0),
             ready_ps=rows[:, at.T_READY].copy(),
             space_ps=rows[:, at.T_SPACE].copy(),
             hold_die=stays[:, at.S_DIE],
-            hold_pool=state.chunks[stays[:, at.S_CHUNK], at.C_POOL],
+            hold_pool=state.tables["chunks"][stays[:, at.S_CHUNK], at.C_POOL],
             hold_bytes=stays[:, at.S_SPACE],
             hold_from_ps=stays[:, at.S_TAKEN],
             hold_to_ps=stays[:, at.S_FREED],
-            latency_ps=int(state.ctl[at.K_NOW]),
-            n_events=int(state.ctl[at.K_POPPED]),
+            latency_ps=int(state.vector[at.K_NOW]),
+            n_events=int(state.vector[at.K_POPPED]),
             network=network,
         )

@@ -1,0 +1,110 @@
+"""Random packages, models, routings and strategies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
+from expertstream.trace import Routing
+from hypothesis import strategies as st
+
+from expertstream.model import MoEModel
+from expertstream.strategy import Options, strategy_names
+
+
+@dataclass(frozen=True)
+class Case:
+    model: MoEModel
+    package: Package
+    routing: Routing
+    strategy: str
+    spread: str
+    options: Options
+
+
+@st.composite
+def models(draw: st.DrawFn) -> MoEModel:
+    n_experts = draw(st.integers(1, 64))
+    return MoEModel(
+        name="random",
+        source="random",
+        d_model=draw(st.sampled_from([8, 24, 64])),
+        d_ffn=draw(st.integers(1, 70)),
+        n_experts=n_experts,
+        top_k=draw(st.integers(1, min(8, n_experts))),
+        n_shared_experts=(shared := draw(st.integers(0, 2))),
+        shared_d_ffn=draw(st.integers(1, 40)) if shared else 0,
+        n_layers=1,
+    )
+
+
+@st.composite
+def packages(draw: st.DrawFn) -> Package:
+    rows, cols = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    dies = rows * cols
+    channels = draw(st.integers(1, min(4, dies)))
+    homes = draw(st.permutations(range(dies)))
+    return Package(
+        name="random",
+        source="random",
+        rows=rows,
+        cols=cols,
+        die=DieSpec(
+            clock_hz=800_000_000,
+            macs_per_cycle=draw(st.sampled_from([1, 64, 2048])),
+            weight_buffer_bytes=draw(st.integers(2_000, 300_000)),
+            token_buffer_bytes=draw(st.integers(2_000, 300_000)),
+            sram_bandwidth_bytes_per_s=1_600_000_000_000,
+            control_overhead_cycles=draw(st.sampled_from([0, 64])),
+        ),
+        d2d=D2DSpec(
+            bandwidth_bytes_per_s=draw(st.sampled_from([10**9, 288 * 10**9])),
+            latency_ps=draw(st.sampled_from([0, 4020])),
+            header_bytes=draw(st.sampled_from([0, 16])),
+            switching=draw(st.sampled_from(["cut-through", "store-and-forward"])),
+        ),
+        channels=tuple(
+            ChannelSpec(
+                dies=(homes[c],),
+                bandwidth_bytes_per_s=draw(st.sampled_from([10**8, 256 * 10**8, 10**12])),
+                efficiency=1.0,
+                latency_ps=draw(st.sampled_from([0, 50_000])),
+            )
+            for c in range(channels)
+        ),
+    )
+
+
+def routing_of(model: MoEModel, tokens: int, skew: float, seed: int) -> Routing:
+    """Random routing: k distinct experts a token, from a Zipf law of the given exponent."""
+    rng = np.random.default_rng(seed)
+    keys = rng.gumbel(size=(tokens, model.n_experts)) - skew * np.log1p(np.arange(model.n_experts))
+    experts = np.argsort(-keys, axis=1)[:, : model.top_k].astype(np.int16)
+    weights = rng.dirichlet(np.ones(model.top_k), size=tokens).astype(np.float32)
+    return Routing(
+        experts=experts,
+        weights=weights,
+        request=np.zeros(tokens, dtype=np.int32),
+        layer=0,
+        n_experts=model.n_experts,
+        source="random",
+        synthetic=True,
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    model = draw(models())
+    return Case(
+        model,
+        draw(packages()),
+        routing_of(model, draw(st.integers(1, 40)), draw(st.sampled_from([0.0, 1.0, 3.0])), draw(st.integers(0, 99))),
+        draw(st.sampled_from(strategy_names())),
+        draw(st.sampled_from(["contiguous", "round-robin"])),
+        Options(
+            micro_slices=draw(st.sampled_from([None, 1, 2, 5])),
+            placement=draw(st.sampled_from(["contiguous", "round-robin"])),
+            decision_ps=draw(st.sampled_from([0, 1_000_000])),
+        ),
+    )
