@@ -57,9 +57,7 @@ class LayerWorkload:
     columns: Ints
 
     @classmethod
-    def of(
-        cls, model: MoEModel, package: Package, routing: Routing, *, spread: Spread = "contiguous"
-    ) -> LayerWorkload:
+    def of(cls, model: MoEModel, package: Package, routing: Routing, *, spread: Spread = "contiguous") -> LayerWorkload:
         """Spread the tokens of an iteration evenly over the dies.
 
         Args:

@@ -18,7 +18,7 @@ KINDS = ("load", "send", "compute")
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """Columns of int64 [rows] unless stated, ordered by start, then by resource.
+    """Columns of int64 [rows] unless stated, in the order in which the activities start.
 
     Attributes:
         start_ps, end_ps: the time for which the resource is busy. The data of a load or a send are there a latency
@@ -66,8 +66,6 @@ class Timeline:
     def of_run(cls, state: State, work: Work, network: Network) -> Timeline:
         """Columns of a finished run."""
         rows = state.tables["rows"][: int(state.vector[at.K_ROWS])]
-        order = np.lexsort((rows[:, at.T_RESOURCE], rows[:, at.T_KIND], rows[:, at.T_START]))
-        rows = rows[order]
         stop, kind = rows[:, at.T_STOP], rows[:, at.T_KIND]
         chunk = state.tables["stops"][stop, at.S_CHUNK]
         is_send = kind == at.SEND

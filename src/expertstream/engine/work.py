@@ -86,18 +86,14 @@ class Work:
             tag, stop_tag: the caller's own labels, kept with the timeline.
         """
         dies = np.atleast_2d(np.asarray(die, dtype=np.int64))
-        per_chunk = (bytes, group, channel, gate, tag)
-        size, *rest = np.broadcast_arrays(*(np.asarray(a, dtype=np.int64).reshape(-1) for a in per_chunk), dies[:, 0])
-        n, m = size.size, dies.shape[1]
+        n, m = dies.shape
         if n == 0:
             return np.empty(0, dtype=np.int64)
+        size = _filled(bytes, (n,))
         space = size[:, None] if space is None else space
         values = (dies, space, compute_ps, stop_gate, rank, lifo, arrive, done, hold, tokens, stop_tag)
-        stops = {
-            name: np.broadcast_to(np.asarray(value, dtype=np.int64), (n, m)).reshape(-1)
-            for name, value in zip(_STOP_FIELDS, values, strict=True)
-        }
-        chunks = {"bytes": size, "group": rest[0], "channel": rest[1], "gate": rest[2], "tag": rest[3]}
+        stops = {name: _filled(value, (n, m)).reshape(-1) for name, value in zip(_STOP_FIELDS, values, strict=True)}
+        chunks = {"bytes": size, "group": group, "channel": channel, "gate": gate, "tag": tag}
         return self.add_ragged(np.full(n, m), {**chunks, "pool": pool, "flow": int(flow)}, stops)
 
     def add_ragged(self, n_stops: ArrayLike, chunks: Mapping[str, ArrayLike], stops: Mapping[str, ArrayLike]) -> Ints:
@@ -112,11 +108,11 @@ class Work:
         n, m = counts.size, int(counts.sum())
         defaults: dict[str, ArrayLike] = {"pool": WEIGHTS, "channel": -1, "gate": -1, "flow": 1, "tag": -1}
         values = {**defaults, **chunks, "n_stops": counts}
-        self._chunks.append({k: np.broadcast_to(np.asarray(values[k], dtype=np.int64), n) for k in _CHUNK_FIELDS})
+        self._chunks.append({k: _filled(values[k], (n,)) for k in _CHUNK_FIELDS})
         free: dict[str, ArrayLike] = {"space": np.repeat(self._chunks[-1]["bytes"], counts), "compute_ps": 0}
         free |= {"rank": 0, "lifo": 0, "tokens": 0, "gate": -1, "arrive": -1, "done": -1, "hold": -1, "tag": -1}
         at_stop = {**free, **stops}
-        self._stops.append({k: np.broadcast_to(np.asarray(at_stop[k], dtype=np.int64), m) for k in _STOP_FIELDS})
+        self._stops.append({k: _filled(at_stop[k], (m,)) for k in _STOP_FIELDS})
         self.n_chunks += n
         return np.arange(self.n_chunks - n, self.n_chunks, dtype=np.int64)
 
@@ -131,6 +127,13 @@ class Work:
     def gate_array(self) -> Ints:
         """Signals that each gate needs, int64 [gates]."""
         return _joined(self._gates)
+
+
+def _filled(value: ArrayLike, shape: tuple[int, ...]) -> Ints:
+    # Several times faster than np.broadcast_to for the many small batches of a plan.
+    out = np.empty(shape, dtype=np.int64)
+    out[...] = value
+    return out
 
 
 def _joined(parts: list[Ints]) -> Ints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -28,8 +29,8 @@ class Topology:
                     pairs.append((die, r * cols + c))
         self.links: Ints = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         self._number = {pair: i for i, pair in enumerate(pairs)}
-        row, col = np.divmod(np.arange(self.n_dies), cols)
-        self.hops: Ints = np.abs(row[:, None] - row[None]) + np.abs(col[:, None] - col[None])
+        at_row, at_col = np.divmod(np.arange(self.n_dies, dtype=np.int64), cols)
+        self.hops: Ints = np.abs(at_row[:, None] - at_row) + np.abs(at_col[:, None] - at_col)
 
     @classmethod
     def of(cls, package: Package) -> Topology:
@@ -53,7 +54,7 @@ class Topology:
     def path(self, a: int, b: int) -> list[int]:
         """Links of the XY path from die ``a`` to die ``b``, in order."""
         dies = self.dies_between(a, b)
-        return [self._number[pair] for pair in zip(dies, dies[1:], strict=False)]
+        return [self._number[pair] for pair in itertools.pairwise(dies)]
 
     def network_arrays(self) -> dict[str, Ints]:
         """path_ptr, path_links, path_bandwidth and path_latency_ps of the engine's Network, int64.

@@ -50,9 +50,7 @@ def plan_ep(workload: LayerWorkload, options: Options) -> Plan:
     """
     units, slices = _units(workload, options)
     largest = max((u.last - u.first for u in units), default=0) * workload.column_bytes
-    piece = int(
-        (slices[:, 2] - slices[:, 1])[np.concatenate([u.tags for u in units] or [[]]).astype(int)].max(initial=0)
-    )
+    piece = max((int((slices[u.tags, 2] - slices[u.tags, 1]).max()) for u in units), default=0)
     buffers = package_buffers(workload.package)
     buffers[:, 0] = 2 * largest + _transit(workload) * piece * workload.column_bytes
     return _plan(workload, options, units, slices, buffers, streamed=False)
