@@ -32,10 +32,10 @@ def write(trace: RoutingTrace, path: Path) -> None:
     rows = n * layers
     offsets = np.arange(rows + 1, dtype=np.int32) * k
 
-    def lists(values: Any, kind: pa.DataType) -> pa.Array:
+    def lists(values: Any, kind: pa.DataType) -> Any:
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1), type=kind))
 
-    def per_token(values: Any, kind: pa.DataType) -> pa.Array:
+    def per_token(values: Any, kind: pa.DataType) -> Any:
         return pa.array(np.repeat(values, layers), type=kind)
 
     columns = {
@@ -90,7 +90,8 @@ def read(path: Path) -> dict[str, Any]:
         shape = (layer.size // layers, layers, -1)
 
         def flat(name: str) -> Any:
-            return table[name].combine_chunks().flatten().to_numpy()
+            lists: Any = table[name].combine_chunks()
+            return lists.flatten().to_numpy()
 
         return {
             "experts": flat("experts").astype(np.int16).reshape(shape),

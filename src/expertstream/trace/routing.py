@@ -14,6 +14,7 @@ from expertstream.errors import TraceError
 from expertstream.trace import npz, parquet
 
 Mix = Literal["round-robin", "single-request"]
+GOLDEN_RATIO = 0.6180339887498949
 MIXES: tuple[Mix, ...] = ("round-robin", "single-request")
 
 
@@ -167,8 +168,9 @@ class RoutingTrace:
 
         Args:
             tokens: how many. layer: the model's layer number.
-            mix: "round-robin": one token of each request in turn, as in batched serving; "single-request": consecutive
-                tokens of one request (where it ends, the next one goes on).
+            mix: "round-robin": one token of each request in turn, the requests being at different points of their
+                progress, as in continuous batching; "single-request": consecutive tokens of one request (where it
+                ends, the next one goes on).
             offset: tokens of that sequence to skip. request: the request to start from (single-request only).
 
         Raises:
@@ -205,11 +207,11 @@ class RoutingTrace:
         if mix == "round-robin":
             if request is not None:
                 raise TraceError("request can be chosen with mix 'single-request' only")
-            ids = self.request[by_request]
-            first = np.concatenate(([True], ids[1:] != ids[:-1]))
-            start = np.maximum.accumulate(np.where(first, np.arange(ids.size), 0))
-            turn = np.arange(ids.size) - start
-            return by_request[np.lexsort((np.arange(ids.size), turn))]
+            _, first, length = np.unique(self.request[by_request], return_index=True, return_counts=True)
+            stagger = np.arange(first.size) * GOLDEN_RATIO % 1  # spreads any number of requests evenly
+            place = np.arange(self.n_tokens) - np.repeat(first, length)
+            turn = (place - np.repeat((stagger * length).astype(np.int64), length)) % np.repeat(length, length)
+            return by_request[np.lexsort((by_request, turn))]
         if request is None:
             return by_request
         if request not in self.request:
