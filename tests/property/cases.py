@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
-from expertstream.trace import Routing
 from hypothesis import strategies as st
 
 from expertstream.model import MoEModel
+from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
 from expertstream.strategy import Options, strategy_names
+from expertstream.trace import Routing
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,14 @@ class Case:
 @st.composite
 def models(draw: st.DrawFn) -> MoEModel:
     n_experts = draw(st.integers(1, 64))
-    return MoEModel(
-        name="random",
-        source="random",
+    shared = draw(st.integers(0, 2))
+    return MoEModel.one_layer(
         d_model=draw(st.sampled_from([8, 24, 64])),
         d_ffn=draw(st.integers(1, 70)),
         n_experts=n_experts,
         top_k=draw(st.integers(1, min(8, n_experts))),
-        n_shared_experts=(shared := draw(st.integers(0, 2))),
+        n_shared_experts=shared,
         shared_d_ffn=draw(st.integers(1, 40)) if shared else 0,
-        n_layers=1,
     )
 
 

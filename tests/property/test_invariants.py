@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from expertstream.analysis import lower_bounds
 from hypothesis import HealthCheck, assume, given, settings
-from tests.property.cases import Case, cases
 
 from expertstream.engine.layout import COMPUTE, LOAD, SEND
 from expertstream.errors import BufferTooSmallError
 from expertstream.simulate import Result, simulate
+from tests.property.cases import Case, cases
 
 
 def _simulated(case: Case) -> Result:

@@ -100,8 +100,8 @@ class RoutingTrace:
         if wrong.size:
             t, layer, _ = wrong[0]
             raise TraceError(
-                f"{self.source}: expert id {int(e[tuple(wrong[0])])} of token {t}, layer {int(self.layer_index[layer])} "
-                f"is out of range; the model has experts 0 to {self.n_experts - 1}"
+                f"{self.source}: expert id {int(e[tuple(wrong[0])])} of token {t}, layer "
+                f"{int(self.layer_index[layer])} is out of range; the model has experts 0 to {self.n_experts - 1}"
             )
         ordered = np.sort(e, axis=2)
         twice = np.argwhere(ordered[:, :, 1:] == ordered[:, :, :-1])
