@@ -195,53 +195,57 @@ def test_replay_adds_what_the_timeline_does_right_or_wrong() -> None:
 
 def test_a_missing_slice_is_named() -> None:
     assert message(RING[:1] + RING[2:]) == (
-        "token 0 never meets columns 3-6 of expert 0; 3 of 12 (token, expert) pairs are incomplete, "
+        "token 0 is never computed with columns 3-6 of expert 0; 3 of 12 (token, expert) pairs are incomplete, "
         "and every column must be computed exactly once for each"
     )
 
 
 def test_a_single_missing_column_in_the_middle_is_named() -> None:
     assert message(swap(6, first=3)) == (
-        "token 0 never meets column 2 of expert 3; 4 of 12 (token, expert) pairs are incomplete, "
+        "token 0 is never computed with column 2 of expert 3; 4 of 12 (token, expert) pairs are incomplete, "
         "and every column must be computed exactly once for each"
     )
 
 
 def test_a_missing_expert_is_named() -> None:
-    assert message(RING[:4] + RING[5:]).startswith("token 2 never meets columns 0-6 of expert 2; 2 of 12 ")
+    assert message(RING[:4] + RING[5:]).startswith("token 2 is never computed with columns 0-6 of expert 2; 2 of 12 ")
 
 
 def test_a_token_left_out_is_named() -> None:
-    assert message(swap(5, tokens=((0, 1), (2,)))).startswith("token 3 never meets columns 0-1 of expert 3; 1 of 12 ")
+    assert message(swap(5, tokens=((0, 1), (2,)))).startswith(
+        "token 3 is never computed with columns 0-1 of expert 3; 1 of 12 "
+    )
 
 
 def test_a_slice_twice_is_named_with_both_places() -> None:
     text = message((*RING, RING[4]))
     assert text == (
-        "token 2 meets columns 0-6 of expert 2 2 times, on die 1 at 140000 ps and on die 1 at 230000 ps; "
+        "token 2 is computed 2 times with columns 0-6 of expert 2: on die 1 at 140000 ps and on die 1 at 230000 ps; "
         "every column must be computed exactly once"
     )
 
 
 def test_slices_that_overlap_are_named_by_the_overlap() -> None:
-    assert message(swap(1, first=2)).startswith("token 0 meets column 2 of expert 0 2 times, on die 0 at ")
+    assert message(swap(1, first=2)).startswith("token 0 is computed 2 times with column 2 of expert 0: on die 0 at ")
 
 
 def test_the_same_token_set_twice_is_found_before_sets_are_expanded() -> None:
     timeline, plan = schedule((*RING, replace(RING[4], first=5)))
     stop_tag = timeline.stop_tag.copy()
     stop_tag[stop_tag == stop_tag.max()] = 8
-    with pytest.raises(ReplayError, match="token 2 meets columns 5-6 of expert 2 2 times, on die 1 at "):
+    with pytest.raises(ReplayError, match="token 2 is computed 2 times with columns 5-6 of expert 2: on die 1 at "):
         check_coverage(replace(timeline, stop_tag=stop_tag), plan, workload())
 
 
 def test_a_token_twice_in_a_set_is_found() -> None:
-    assert message(swap(4, tokens=((2, 3, 3),))).startswith("token 3 meets columns 0-6 of expert 2 2 times, ")
+    assert message(swap(4, tokens=((2, 3, 3),))).startswith(
+        "token 3 is computed 2 times with columns 0-6 of expert 2: "
+    )
 
 
 def test_a_wrong_token_set_is_named() -> None:
     assert message(swap(4, tokens=((1, 3),))) == (
-        "token 1 meets columns 0-6 of expert 2 on die 1 at 140000 ps, but it is not routed to that expert; "
+        "token 1 is computed with columns 0-6 of expert 2 on die 1 at 140000 ps, but it is not routed to that expert; "
         "token set 8 of the plan is wrong"
     )
 
@@ -270,7 +274,7 @@ def test_labels_out_of_range_are_named() -> None:
         "but its token set 0 has 2; make them agree"
     )
     # A compute without weights, such as an addition, is nothing to replay: here its columns are then missing.
-    assert with_label("tag", -1).startswith("token 0 never meets columns 0-2 of expert 0; 2 of 12 ")
+    assert with_label("tag", -1).startswith("token 0 is never computed with columns 0-2 of expert 0; 2 of 12 ")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def check_coverage(timeline: Timeline, plan: PlanLike, workload: WorkloadLike) -
         mine = pair == missing
         gap = _first_gap(low[mine], high[mine], int(workload.columns[e]))
         raise ReplayError(
-            f"token {t} never meets {columns_text(e, *gap)}; {int(short.sum())} of {int(wanted.sum())} "
+            f"token {t} is never computed with {columns_text(e, *gap)}; {int(short.sum())} of {int(wanted.sum())} "
             "(token, expert) pairs are incomplete, and every column must be computed exactly once for each"
         )
 
@@ -88,8 +88,9 @@ class _Coverage:
         """A token meets an expert that it is not routed to."""
         c, i = self.computes, self._meetings(token, expert)[0]
         return ReplayError(
-            f"token {token} meets {columns_text(expert, c.first[i], c.last[i])} {where(self.timeline, c.row[i])}, but "
-            f"it is not routed to that expert; token set {c.token_set[i]} of the plan is wrong"
+            f"token {token} is computed with {columns_text(expert, c.first[i], c.last[i])} "
+            f"{where(self.timeline, c.row[i])}, but it is not routed to that expert; token set "
+            f"{c.token_set[i]} of the plan is wrong"
         )
 
     def twice(self, token: int, expert: int, first: int, last: int) -> ReplayError:
@@ -98,7 +99,7 @@ class _Coverage:
         met = [i for i in self._meetings(token, expert) if c.first[i] < last and c.last[i] > first]
         places = " and ".join(where(self.timeline, c.row[i]) for i in met)
         return ReplayError(
-            f"token {token} meets {columns_text(expert, first, last)} {len(met)} times, {places}; "
+            f"token {token} is computed {len(met)} times with {columns_text(expert, first, last)}: {places}; "
             "every column must be computed exactly once"
         )
 
