@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -28,7 +29,7 @@ def preset_path(room: str, name: str) -> Path:
     """The YAML file of a packaged preset. Raises ConfigError for an unknown name."""
     names = preset_names(room)
     if name not in names:
-        raise ConfigError(f"unknown {room} preset '{name}'{nearest(name, names)} Available: {', '.join(names)}")
+        raise ConfigError(f"unknown {room} preset '{name}'{nearest(name, names) or '.'} Available: {', '.join(names)}")
     return ROOT / room / "presets" / f"{name}.yaml"
 
 
@@ -55,30 +56,82 @@ def parse_config(text: str, cls: type[Model], source: str) -> Model:
         mark = error.problem_mark
         where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         raise ConfigError(f"{where}: not valid YAML: {error.problem}") from None
+    except ValueError:  # the parser's int() refuses thousands of digits
+        raise ConfigError(f"{source}: not valid YAML: a number has too many digits") from None
     except YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not valid YAML: nested too deeply") from None
     if not isinstance(data, CommentedMap):
-        raise ConfigError(f"{source}: expected keys and values, found {'nothing' if data is None else repr(data)}")
+        found = "nothing" if data is None else "a list" if isinstance(data, CommentedSeq) else f"only {_short(data)}"
+        raise ConfigError(f"{source}: expected keys and values, such as 'name: value', found {found}")
     try:
         return cls.model_validate(data, context={"from_file": True})
     except ValidationError as error:
-        messages = [_explain(item, data, cls, source) for item in error.errors()]
-        raise ConfigError("\n".join(messages)) from None
+        raise ConfigError("\n".join(_explain(item, data, cls, source) for item in _items(error))) from None
+
+
+def check_config(data: Any, cls: type[Model], what: str) -> Model:
+    """Validate values given from Python, where plain integers are in base units.
+
+    Raises:
+        ConfigError: a value does not fit; the message starts with ``what``.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{what}: {_say(item, _locate(_location(item), data, cls)[2])}" for item in _items(error)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def misfit(message: str, *at: str | int) -> PydanticCustomError:
+    """Error for a validator of a whole model to raise; ``at`` is the place of the culprit below that model."""
+    return PydanticCustomError("misfit", "{text}", {"text": message, "at": at})
+
+
+def _items(error: ValidationError) -> list[Any]:
+    """The errors, unknown keys first: they often explain missing ones."""
+    # a list whose items are all wrong is also reported as too short
+    items = [item for item in error.errors() if not (item["type"] == "too_short" and item["input"])]
+    return sorted(items, key=lambda item: item["type"] != "extra_forbidden")
+
+
+def _location(item: Any) -> list[str | int]:
+    return [*item["loc"], *(item["ctx"]["at"] if item["type"] == "misfit" else ())]
 
 
 def _explain(item: Any, data: CommentedMap, cls: type[BaseModel], source: str) -> str:
-    location = [part for part in item["loc"] if isinstance(part, int) or part]
-    line, column, known = _locate(location, data, cls)
-    where = f"{source}:{line + 1}:{column + 1}"
+    line, column, known = _locate(_location(item), data, cls)
+    return f"{source}:{line + 1}:{column + 1}: {_say(item, known)}"
+
+
+def _say(item: Any, known: list[str]) -> str:
+    """What is wrong with the value, which constraint it breaks, and what is allowed."""
+    location = _location(item)
     key = ".".join(str(part) for part in location)
-    if item["type"] == "extra_forbidden":
-        name = str(location[-1])
-        return f"{where}: unknown key '{name}'{nearest(name, known)} Known keys: {', '.join(known)}"
-    if item["type"] == "missing":
-        return f"{where}: key '{key}' is missing"
-    if item["type"] == "value_error":
-        return f"{where}: {key + ': ' if key else ''}{item['ctx']['error']}"
-    return f"{where}: {key}: {item['msg'][0].lower()}{item['msg'][1:]} (given: {item['input']!r})"
+    prefix = f"{key}: " if key else ""
+    match item["type"]:
+        case "extra_forbidden":
+            name = str(location[-1])
+            return f"unknown key '{name}'{nearest(name, known) or '.'} Known keys: {', '.join(known)}"
+        case "missing":
+            return f"key '{key}' is missing"
+        case "misfit":
+            return f"{prefix}{item['msg']}"
+        case "value_error":
+            return f"{prefix}{item['ctx']['error']}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            message = "expected keys and values"
+        case "too_short":
+            return f"{prefix}needs at least {item['ctx']['min_length']} item"
+        case _:
+            message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{prefix}{message} (given: {_short(item['input'])})"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _locate(location: list[Any], data: Any, cls: type[BaseModel] | None) -> tuple[int, int, list[str]]:
@@ -86,12 +139,14 @@ def _locate(location: list[Any], data: Any, cls: type[BaseModel] | None) -> tupl
     line, column, known = 0, 0, _keys(cls)
     for part in location:
         known = _keys(cls)
-        if isinstance(data, CommentedMap) and part in data:
-            line, column = data.lc.key(part)
-        elif isinstance(data, CommentedSeq) and isinstance(part, int) and part < len(data):
-            line, column = data.lc.item(part)
-        else:
+        inside = (isinstance(data, dict) and part in data) or (
+            isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+        )
+        if not inside:
             break
+        if isinstance(data, (CommentedMap, CommentedSeq)):
+            marks = data.lc.data or {}
+            line, column = marks.get(part, (line, column))[:2]  # a key merged by "<<" has no mark of its own
         data = data[part]
         cls = _class_of(cls, part)
     return line, column, known

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
 from expertstream.errors import ConfigError
 
@@ -20,23 +20,35 @@ _SIZES: Final = {f"{p}B": Fraction(f) for p, f in (_DECIMAL | _BINARY).items()} 
     f"{p}{b}": Fraction(f, 8) for p, f in (_DECIMAL | _BINARY).items() for b in ("b", "bit")
 }
 _RATES: Final = {f"{u}/s": f for u, f in _SIZES.items()} | {f"{p}bps": Fraction(f, 8) for p, f in _DECIMAL.items()}
-_TIMES: Final = {"ps": Fraction(1), "ns": Fraction(10**3), "us": Fraction(10**6), "µs": Fraction(10**6)} | {
+_TIMES: Final = {
+    "ps": Fraction(1),
+    "ns": Fraction(10**3),
     "ms": Fraction(10**9),
     "s": Fraction(10**12),
-}
+} | dict.fromkeys(
+    ("us", "\u00b5s", "\u03bcs"),
+    Fraction(10**6),  # the micro sign and the Greek letter look the same
+)
 _FREQUENCIES: Final = {f"{p}Hz": Fraction(f) for p, f in _DECIMAL.items()}
-_NUMBER: Final = re.compile(r"^\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d].*?)?\s*$")
+# digits are limited: the exact value of "1e999999999 B" would take for ever
+_NUMBER: Final = re.compile(r"\s*([+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,2})?)\s*([^\s\d].*?)?\s*")
 
 
 def _parse(text: object, units: dict[str, Fraction], what: str, example: str) -> int:
-    match = _NUMBER.match(text) if isinstance(text, str) else None
-    if isinstance(text, (int, float)) or (match and not match[2]):
+    match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
+    if (isinstance(text, (int, float)) and not isinstance(text, bool)) or (match and not match[2]):
         raise ConfigError(f"{what} {str(text).strip()} has no unit; write for example '{example}'")
     if match is None or match[2] not in units:
-        raise ConfigError(f"'{text}' is not a {what}; write a number and a unit, for example '{example}'")
+        given = "nothing" if text is None else repr(text)
+        units_known = ", ".join(unit for unit in units if unit.isascii())
+        raise ConfigError(
+            f"{given} is not a {what}; write a number and a unit, for example '{example}' (units: {units_known})"
+        )
     value = Fraction(match[1]) * units[match[2]]
+    if value < 0:
+        raise ConfigError(f"{what} '{text}' is negative; write for example '{example}'")
     if value.denominator != 1 and not (units is _TIMES or units is _FREQUENCIES):
-        raise ConfigError(f"{what} '{text}' is not a whole number of bytes{'/s' if units is _RATES else ''}")
+        raise ConfigError(f"{what} '{text}' is not a whole number of bytes{'/s' if units is _RATES else ''}; round it")
     return round(value)
 
 
@@ -61,10 +73,10 @@ def parse_frequency_hz(text: object) -> int:
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Bytes with a binary prefix and three significant digits, for example "14.0 MiB"."""
+    """Bytes with a binary prefix and up to four digits, for example "14 MiB"."""
     value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024 or unit == "GiB":
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or unit == "TiB":
             break
         value /= 1024
     return f"{value:.0f} B" if unit == "B" else f"{value:.4g} {unit}"
@@ -83,6 +95,22 @@ def format_time(time_ps: float) -> str:
             break
         value /= 1000
     return f"{value:.4g} {unit}"
+
+
+def format_frequency(frequency_hz: float) -> str:
+    """Hertz in MHz, for example "800 MHz"."""
+    return f"{frequency_hz / 1e6:.6g} MHz"
+
+
+def between(low: int, high: int, show: Callable[[float], str]) -> AfterValidator:
+    """Field constraint low <= value <= high; ``show`` writes the values in the message."""
+
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"must be from {show(low)} to {show(high)} (given: {show(value)})")
+        return value
+
+    return AfterValidator(check)
 
 
 def _field(parse: Callable[[object], int]) -> BeforeValidator:

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from expertstream.config import load_config, preset_names, preset_path
+from expertstream.config import check_config, load_config, misfit, preset_names, preset_path
 from expertstream.errors import ConfigError, nearest
-from expertstream.units import Bandwidth, ByteSize, FrequencyHz, TimePs, format_bandwidth, format_bytes, format_time
+from expertstream.units import (
+    Bandwidth,
+    ByteSize,
+    FrequencyHz,
+    TimePs,
+    between,
+    format_bandwidth,
+    format_bytes,
+    format_frequency,
+    format_time,
+)
 
-MAX_BANDWIDTH = 9_000_000_000_000  # bytes/s; beyond it the exact transfer time leaves int64
+# within these limits every time and size of a layer stays within int64
+MIN_BANDWIDTH = 10**6  # bytes/s
+MAX_BANDWIDTH = 9 * 10**12  # bytes/s, of links and channels
+
+_Side = Annotated[int, between(1, 16, str)]
+_Macs = Annotated[int, between(1, 2**40, str)]
+_Cycles = Annotated[int, between(0, 10**9, str)]
+_ArraySide = Annotated[int, between(0, 2**20, str)]
+_Clock = Annotated[FrequencyHz, between(10**6, 10**12, format_frequency)]
+_Buffer = Annotated[ByteSize, between(1, 2**50, format_bytes)]
+_SramBandwidth = Annotated[Bandwidth, between(MIN_BANDWIDTH, 10**18, format_bandwidth)]
+_Bandwidth = Annotated[Bandwidth, between(MIN_BANDWIDTH, MAX_BANDWIDTH, format_bandwidth)]
+_Latency = Annotated[TimePs, between(0, 10**12, format_time)]
+_Header = Annotated[ByteSize, between(0, 2**20, format_bytes)]
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -29,22 +52,23 @@ class DieSpec(BaseModel):
 
     model_config = _FROZEN
 
-    clock_hz: FrequencyHz = Field(alias="clock", gt=0)
-    macs_per_cycle: int = Field(gt=0)
-    weight_buffer_bytes: ByteSize = Field(alias="weight_buffer", gt=0)
-    token_buffer_bytes: ByteSize = Field(alias="token_buffer", gt=0)
-    sram_bandwidth_bytes_per_s: Bandwidth = Field(alias="sram_bandwidth", gt=0)
-    control_overhead_cycles: int = Field(default=64, ge=0)
+    clock_hz: _Clock = Field(alias="clock")
+    macs_per_cycle: _Macs
+    weight_buffer_bytes: _Buffer = Field(alias="weight_buffer")
+    token_buffer_bytes: _Buffer = Field(alias="token_buffer")
+    sram_bandwidth_bytes_per_s: _SramBandwidth = Field(alias="sram_bandwidth")
+    control_overhead_cycles: _Cycles = 64
     array: Literal["mac-array", "weight-stationary"] = "mac-array"
-    array_rows: int = Field(default=0, ge=0)
-    array_cols: int = Field(default=0, ge=0)
+    array_rows: _ArraySide = 0
+    array_cols: _ArraySide = 0
 
     @model_validator(mode="after")
     def _array_fits(self) -> DieSpec:
         if self.array == "weight-stationary" and self.array_rows * self.array_cols != self.macs_per_cycle:
-            raise ValueError(
+            raise misfit(
                 f"array_rows x array_cols is {self.array_rows} x {self.array_cols}; a weight-stationary array must "
-                f"have macs_per_cycle = {self.macs_per_cycle} cells"
+                f"have macs_per_cycle = {self.macs_per_cycle} cells",
+                "array",
             )
         return self
 
@@ -54,9 +78,9 @@ class D2DSpec(BaseModel):
 
     model_config = _FROZEN
 
-    bandwidth_bytes_per_s: Bandwidth = Field(alias="bandwidth", gt=0, le=MAX_BANDWIDTH)
-    latency_ps: TimePs = Field(alias="latency", ge=0)
-    header_bytes: ByteSize = Field(alias="header", default=16, ge=0)
+    bandwidth_bytes_per_s: _Bandwidth = Field(alias="bandwidth")
+    latency_ps: _Latency = Field(alias="latency")
+    header_bytes: _Header = Field(alias="header", default=16)
     switching: Literal["cut-through", "store-and-forward"] = "cut-through"
 
 
@@ -66,9 +90,24 @@ class ChannelSpec(BaseModel):
     model_config = _FROZEN
 
     dies: tuple[int, ...] = Field(min_length=1)
-    bandwidth_bytes_per_s: Bandwidth = Field(alias="bandwidth", gt=0, le=MAX_BANDWIDTH)
+    bandwidth_bytes_per_s: _Bandwidth = Field(alias="bandwidth")
     efficiency: float = Field(default=1.0, gt=0, le=1)
-    latency_ps: TimePs = Field(alias="latency", default=50_000, ge=0)
+    latency_ps: _Latency = Field(alias="latency", default=50_000)
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> ChannelSpec:
+        if self.effective_bytes_per_s < MIN_BANDWIDTH:
+            raise misfit(
+                f"{self.efficiency:g} of {format_bandwidth(self.bandwidth_bytes_per_s)} leaves less than "
+                f"{format_bandwidth(MIN_BANDWIDTH)}; efficiency is a share of the peak, such as 0.8",
+                "efficiency",
+            )
+        return self
+
+    @property
+    def effective_bytes_per_s(self) -> int:
+        """Bandwidth times efficiency, to the nearest byte per second."""
+        return round(self.bandwidth_bytes_per_s * self.efficiency)
 
 
 class Package(BaseModel):
@@ -78,8 +117,8 @@ class Package(BaseModel):
 
     name: str
     source: str = ""
-    rows: int = Field(ge=1, le=16)
-    cols: int = Field(ge=1, le=16)
+    rows: _Side
+    cols: _Side
     die: DieSpec
     d2d: D2DSpec
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
@@ -89,9 +128,12 @@ class Package(BaseModel):
         for number, channel in enumerate(self.channels):
             wrong = [d for d in channel.dies if not 0 <= d < self.n_dies]
             if wrong:
-                raise ValueError(
+                raise misfit(
                     f"DDR channel {number} is attached to die {wrong[0]}, but the {self.rows} x {self.cols} package "
-                    f"has dies 0 to {self.n_dies - 1}"
+                    f"has dies 0 to {self.n_dies - 1}",
+                    "channels",
+                    number,
+                    "dies",
                 )
         return self
 
@@ -108,7 +150,7 @@ class Package(BaseModel):
     @property
     def ddr_bytes_per_s(self) -> int:
         """Bandwidth of all DDR channels together, efficiency included."""
-        return sum(max(1, int(c.bandwidth_bytes_per_s * c.efficiency)) for c in self.channels)
+        return sum(c.effective_bytes_per_s for c in self.channels)
 
     @classmethod
     def preset(cls, name: str) -> Package:
@@ -139,21 +181,16 @@ class Package(BaseModel):
                 target = target.get(part) if isinstance(target, dict) else None
             if not isinstance(target, dict) or last not in target:
                 known = [*data, *(f"die.{k}" for k in data["die"]), *(f"d2d.{k}" for k in data["d2d"])]
-                raise ConfigError(f"a package has no '{path}'{nearest(path, known)} Known: {', '.join(known)}")
+                raise ConfigError(f"a package has no '{path}'{nearest(path, known) or '.'} Known: {', '.join(known)}")
             target[last] = value
-        try:
-            return type(self).model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"package {self.name}: {where}: {first['msg']} (given: {first['input']!r})") from None
+        return check_config(data, type(self), f"package {self.name}")
 
     def summary(self) -> str:
         """The package in a few lines."""
         die, d2d = self.die, self.d2d
         lines = [
             f"{self.name}: {self.rows} x {self.cols} dies ({self.source})" if self.source else self.name,
-            f"  die: {die.macs_per_cycle} MACs x {die.clock_hz / 1e6:g} MHz ({die.array}), "
+            f"  die: {die.macs_per_cycle} MACs x {format_frequency(die.clock_hz)} ({die.array}), "
             f"{format_bytes(die.weight_buffer_bytes)} weights + {format_bytes(die.token_buffer_bytes)} tokens, "
             f"SRAM {format_bandwidth(die.sram_bandwidth_bytes_per_s)}, "
             f"{die.control_overhead_cycles} cycles per micro-slice",

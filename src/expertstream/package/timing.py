@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -10,17 +12,22 @@ from expertstream.package.package import DieSpec
 Ints = NDArray[np.int64]
 
 
+def bytes_of_columns(d_model: int, columns: ArrayLike, weight_bits: int) -> Ints:
+    """Weight bytes of c columns of a gated expert (gate, up and down), int64, rounded up to whole bytes."""
+    return -(-3 * d_model * np.asarray(columns, dtype=np.int64) * weight_bits // 8)
+
+
 def compute_ps(die: DieSpec, tokens: ArrayLike, d_model: int, columns: ArrayLike, weight_bits: int) -> Ints:
     """Time of n tokens with c columns of a gated expert, int64 ps, broadcast over ``tokens`` and ``columns``.
 
-    The larger of array time and weight bytes / SRAM bandwidth, plus the control overhead. Array cycles:
+    The larger of array cycles and SRAM cycles (weight bytes / SRAM bandwidth), plus the control overhead, each
+    rounded up to whole cycles; no tokens still read the weights. Array cycles:
 
     - "mac-array": ceil(3 d_model c n / macs_per_cycle).
     - "weight-stationary": each of the three matrices is cut into tiles of array_rows x array_cols; a tile takes
       array_rows cycles to fill, then n tokens stream and drain in n + array_rows + array_cols - 2 cycles.
     """
     n, c = np.asarray(tokens, dtype=np.int64), np.asarray(columns, dtype=np.int64)
-    weight_bytes = -(-3 * d_model * c * weight_bits // 8)
     if die.array == "mac-array":
         cycles = -(-3 * d_model * c * n // die.macs_per_cycle)
     else:
@@ -28,7 +35,11 @@ def compute_ps(die: DieSpec, tokens: ArrayLike, d_model: int, columns: ArrayLike
         up = -(-c // die.array_rows), -(-d_model // die.array_cols)  # down: [c, d_model]
         tiles = 2 * down[0] * down[1] + up[0] * up[1]
         cycles = tiles * (n + 2 * die.array_rows + die.array_cols - 2)
-    sram_cycles = np.ceil(weight_bytes * (die.clock_hz / die.sram_bandwidth_bytes_per_s) - 1e-9).astype(np.int64)
+    ratio = Fraction(die.clock_hz, die.sram_bandwidth_bytes_per_s)  # cycles per byte
+    weight_bytes = bytes_of_columns(d_model, c, weight_bits)
+    if weight_bytes.size and int(weight_bytes.max()) * ratio.numerator >= 2**63:
+        weight_bytes = weight_bytes.astype(object)  # the exact product leaves int64
+    sram_cycles = (-(-weight_bytes * ratio.numerator // ratio.denominator)).astype(np.int64)
     total = np.maximum(cycles, sram_cycles) + die.control_overhead_cycles
     # ceil(cycles * 1e12 / clock) in two steps that stay within int64
     scaled = total * 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,10 @@ class Topology:
         at_row, at_col = np.divmod(np.arange(self.n_dies, dtype=np.int64), cols)
         self.hops: Ints = np.abs(at_row[:, None] - at_row) + np.abs(at_col[:, None] - at_col)
 
-    @classmethod
-    def of(cls, package: Package) -> Topology:
-        """The topology of a package."""
-        return cls(package)
+    @staticmethod
+    def of(package: Package) -> Topology:
+        """The topology of a package; equal packages share one."""
+        return _topology_of(package)
 
     def dies_between(self, a: int, b: int) -> list[int]:
         """Dies of the XY path, both ends included."""
@@ -59,8 +59,12 @@ class Topology:
     def network_arrays(self) -> dict[str, Ints]:
         """path_ptr, path_links, path_bandwidth and path_latency_ps of the engine's Network, int64.
 
-        The latency of a path is its hops times the latency of a link.
+        The latency of a path is its hops times the latency of a link. Not to be written to.
         """
+        return dict(self._arrays)
+
+    @cached_property
+    def _arrays(self) -> dict[str, Ints]:
         n = self.n_dies
         paths = [self.path(a, b) for a in range(n) for b in range(n)]
         d2d = self.package.d2d
@@ -75,8 +79,9 @@ class Topology:
     def full_ring(self) -> list[int]:
         """All dies in a cyclic order with as few hops as the mesh allows.
 
-        With an even number of rows or columns every step is one hop (a snake that returns along an edge); an odd
-        mesh or a single row has no such cycle, and the last step goes back over the mesh.
+        With an even number of rows or columns every step is one hop (a snake that returns along the first column).
+        An odd mesh has no such cycle, as neighbours differ in colour; one step takes two hops. On a single row
+        (column) the dies go out over every second one and back over the rest.
         """
         rows, cols = self.package.rows, self.package.cols
         if rows == 1 or cols == 1:
@@ -111,9 +116,21 @@ class Topology:
 
 
 def _snake(rows: int, cols: int) -> list[int]:
-    """Down the first column's neighbours row by row, back up the first column; a cycle if ``rows`` is even."""
+    """Row by row without the first column, and back up the first column; at least two rows and columns.
+
+    With an odd number of rows (then of columns too) the last two rows are taken column by column from the right.
+    """
     order = [0]
-    for row in range(rows):
+    for row in range(rows - 2 * (rows % 2)):
         line = range(1, cols) if row % 2 == 0 else range(cols - 1, 0, -1)
         order += [row * cols + c for c in line]
+    if rows % 2:
+        for col in range(cols - 1, 0, -1):
+            pair = [(rows - 2) * cols + col, (rows - 1) * cols + col]
+            order += pair if col % 2 == 0 else pair[::-1]
     return order + [row * cols for row in range(rows - 1, 0, -1)]
+
+
+@lru_cache(maxsize=64)
+def _topology_of(package: Package) -> Topology:
+    return Topology(package)
