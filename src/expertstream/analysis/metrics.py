@@ -1,0 +1,110 @@
+"""Everything that one run reports, from its timeline (2-model.md section 6; energy apart)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.analysis.bounds import Bounds, lower_bounds
+from expertstream.analysis.buffers import Buffers, measure_buffers
+from expertstream.analysis.stalls import CAUSES, stall_ps
+from expertstream.analysis.utilisation import Utilisation, measure_utilisation
+from expertstream.engine.layout import COMPUTE
+from expertstream.engine.timeline import Timeline
+from expertstream.strategy.plan import Plan
+from expertstream.workload import LayerWorkload
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """Measures of one run.
+
+    Attributes:
+        stall_ps: int64 [dies, causes], idle time by cause (``CAUSES``).
+        given_bytes: int64 [dies, 2], weight and token buffers that the strategy was given.
+        computes: computes that were run; ``n_events``: events that the engine processed.
+    """
+
+    latency_ps: int
+    use: Utilisation
+    buffers: Buffers
+    stall_ps: Ints
+    bounds: Bounds
+    given_bytes: Ints
+    passes: int
+    computes: int
+    n_events: int
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the latency for which a MAC array is busy, mean over the dies."""
+        return float(self.use.compute_share.mean())
+
+    @property
+    def ddr_bytes(self) -> int:
+        """Bytes loaded from DDR."""
+        return int(self.use.channel_bytes.sum())
+
+    @property
+    def d2d_bytes(self) -> int:
+        """Payload bytes times hops."""
+        return int(self.use.link_bytes.sum())
+
+    @property
+    def gap(self) -> float | None:
+        """Latency / lower bound; None where there is no work."""
+        return self.bounds.gap(self.latency_ps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; units in the key names. Lists are per die, DDR channel or directed link."""
+        stalls = dict(zip(CAUSES, self.stall_ps.T, strict=True))
+        return {
+            "latency_ps": self.latency_ps,
+            "bound_ps": self.bounds.bound_ps,
+            "ddr_bound_ps": self.bounds.ddr_ps,
+            "compute_bound_ps": self.bounds.compute_ps,
+            "d2d_bound_ps": self.bounds.d2d_ps,
+            "gap": self.gap,
+            "utilisation": self.utilisation,
+            "ddr_bytes": self.ddr_bytes,
+            "d2d_bytes": self.d2d_bytes,
+            "peak_package_bytes": self.buffers.package_peak_both_bytes,
+            "peak_package_weight_bytes": int(self.buffers.package_peak_bytes[0]),
+            "peak_package_token_bytes": int(self.buffers.package_peak_bytes[1]),
+            "peak_weight_bytes": self.buffers.peak_bytes[:, 0].tolist(),
+            "peak_token_bytes": self.buffers.peak_bytes[:, 1].tolist(),
+            "mean_weight_bytes": self.buffers.mean_bytes[:, 0].tolist(),
+            "mean_token_bytes": self.buffers.mean_bytes[:, 1].tolist(),
+            "weight_buffer_bytes": self.given_bytes[:, 0].tolist(),
+            "token_buffer_bytes": self.given_bytes[:, 1].tolist(),
+            "compute_ps": self.use.compute_ps.tolist(),
+            "channel_ps": self.use.channel_ps.tolist(),
+            "channel_bytes": self.use.channel_bytes.tolist(),
+            "link_ps": self.use.link_ps.tolist(),
+            "link_bytes": self.use.link_bytes.tolist(),
+            "stall_ps": {cause: per_die.tolist() for cause, per_die in stalls.items()},
+            "passes": self.passes,
+            "computes": self.computes,
+            "n_events": self.n_events,
+        }
+
+
+def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline) -> Metrics:
+    """Measure a run of ``plan``."""
+    use = measure_utilisation(timeline)
+    return Metrics(
+        latency_ps=timeline.latency_ps,
+        use=use,
+        buffers=measure_buffers(timeline),
+        stall_ps=stall_ps(timeline),
+        bounds=lower_bounds(workload, timeline),
+        given_bytes=plan.buffer_bytes,
+        passes=plan.passes,
+        computes=int((timeline.kind == COMPUTE).sum()),
+        n_events=timeline.n_events,
+    )
