@@ -21,13 +21,13 @@ from expertstream.units import (
     format_time,
 )
 
-# within these limits every time and size of a layer stays within int64
+# within these limits the times of every published model's layer stay within int64
 MIN_BANDWIDTH = 10**6  # bytes/s
 MAX_BANDWIDTH = 9 * 10**12  # bytes/s, of links and channels
 
 _Side = Annotated[int, between(1, 16, str)]
 _Macs = Annotated[int, between(1, 2**40, str)]
-_Cycles = Annotated[int, between(0, 10**9, str)]
+_Cycles = Annotated[int, between(0, 10**6, str)]
 _ArraySide = Annotated[int, between(0, 2**20, str)]
 _Clock = Annotated[FrequencyHz, between(10**6, 10**12, format_frequency)]
 _Buffer = Annotated[ByteSize, between(1, 2**50, format_bytes)]
