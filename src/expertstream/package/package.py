@@ -189,7 +189,7 @@ class Package(BaseModel):
         """The package in a few lines."""
         die, d2d = self.die, self.d2d
         lines = [
-            f"{self.name}: {self.rows} x {self.cols} dies ({self.source})" if self.source else self.name,
+            f"{self.name}: {self.rows} x {self.cols} dies" + (f" ({self.source})" if self.source else ""),
             f"  die: {die.macs_per_cycle} MACs x {format_frequency(die.clock_hz)} ({die.array}), "
             f"{format_bytes(die.weight_buffer_bytes)} weights + {format_bytes(die.token_buffer_bytes)} tokens, "
             f"SRAM {format_bandwidth(die.sram_bandwidth_bytes_per_s)}, "

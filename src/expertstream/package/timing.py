@@ -39,9 +39,10 @@ def compute_ps(die: DieSpec, tokens: ArrayLike, d_model: int, columns: ArrayLike
     weight_bytes = bytes_of_columns(d_model, c, weight_bits)
     if weight_bytes.size and int(weight_bytes.max()) * ratio.numerator >= 2**63:
         weight_bytes = weight_bytes.astype(object)  # the exact product leaves int64
-    sram_cycles = (-(-weight_bytes * ratio.numerator // ratio.denominator)).astype(np.int64)
+    sram_cycles = np.asarray(-(-weight_bytes * ratio.numerator // ratio.denominator)).astype(np.int64)
     total = np.maximum(cycles, sram_cycles) + die.control_overhead_cycles
-    # ceil(cycles * 1e12 / clock) in two steps that stay within int64
-    scaled = total * 1_000_000
-    whole, rest = scaled // die.clock_hz, scaled % die.clock_hz
-    return np.asarray(whole * 1_000_000 + -(-rest * 1_000_000 // die.clock_hz), dtype=np.int64)
+    # ceil(cycles * 1e12 / clock) in steps that stay within int64
+    seconds, rest = np.divmod(total, die.clock_hz)
+    microseconds, rest = np.divmod(rest * 1_000_000, die.clock_hz)
+    picoseconds = -(-rest * 1_000_000 // die.clock_hz)
+    return np.asarray(seconds * 10**12 + microseconds * 10**6 + picoseconds, dtype=np.int64)
