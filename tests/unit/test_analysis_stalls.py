@@ -62,11 +62,10 @@ def test_the_die_that_waits_for_its_own_room_is_stalled_by_space_and_by_ddr() ->
     work.add_chunks(group=group, bytes=KB, die=[[0]], channel=0, hold=gate)
     work.add_chunks(group=group, bytes=KB, die=[[0]], channel=0, compute_ps=100_000)
     work.add_chunks(group=group, bytes=5 * KB, die=[[1]], channel=1, compute_ps=1, done=gate)
-    timeline = run(work, full_network(2, buffer=5 * KB), None)
+    timeline = run(work, full_network(2, buffer=5 * KB))
     # With room for five nothing waits: loads until 1, 2 and 3 us.
     assert causes(timeline)[0] == {"ddr": 1 * US + 1_900_000, "no work": 5_000_001 - 3_100_000}
-    tight = full_network(2, buffer=2 * KB)
-    tight.buffer_bytes[1, 0] = 5 * KB
+    tight = full_network(2, buffer=5 * KB)
     tight.buffer_bytes[0, 0] = KB
     # The second chunk is held until 5.000001 us; the third loads after it.
     timeline = run(work, tight)
