@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from expertstream.package import DieSpec, Package
@@ -84,6 +84,9 @@ def test_a_weight_stationary_array_of_one_cell_is_a_mac_array() -> None:
     assert compute_ps(array, 9, 4, 5, 8) == 3 * 4 * 5 * (9 + 1) * 1250
 
 
+@example(  # the bytes times the clock leave int64
+    clock=713_106_815_033, macs=1, sram=10**6, overhead=0, tokens=3, d_model=8192, columns=14_336, bits=32
+)
 @given(
     clock=st.integers(10**6, 10**12),
     macs=st.integers(1, 10**6),
