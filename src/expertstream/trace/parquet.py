@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from expertstream.trace.routing import RoutingTrace
 
 FORMAT = b"expertstream-trace-1"
+REQUIRED_COLUMNS = ("token", "layer", "request", "position", "phase", "experts")
+REQUIRED_METADATA = ("n_experts", "model", "source", "id_space", "synthetic")
 
 
 def write(trace: RoutingTrace, path: Path) -> None:
@@ -75,36 +77,58 @@ def write(trace: RoutingTrace, path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Fields of a RoutingTrace. Raises TraceError for a damaged file or one that is not a trace."""
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise TraceError(f"'{path}' is not a readable Parquet file (cut off or damaged?): {error}") from None
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError):
+        raise TraceError(
+            f"'{path}' is not a readable Parquet file; it may be cut off or damaged: copy or write it again"
+        ) from None
     metadata = table.schema.metadata or {}
     if metadata.get(b"format") != FORMAT:
         raise TraceError(f"'{path}' is a Parquet file but not a trace: its metadata has no format {FORMAT.decode()}")
-    try:
-        layer = table["layer"].to_numpy()
-        if layer.size == 0:
-            raise TraceError(f"'{path}': the trace is empty: it has no rows")
-        again = np.flatnonzero(layer[1:] == layer[0])
-        layers = int(again[0]) + 1 if again.size else layer.size
-        shape = (layer.size // layers, layers, -1)
+    if missing := [name for name in REQUIRED_COLUMNS if name not in table.column_names]:
+        raise TraceError(f"'{path}' is not a whole trace: it has no column '{missing[0]}'")
+    if missing := [name for name in REQUIRED_METADATA if name.encode() not in metadata]:
+        raise TraceError(f"'{path}' is not a whole trace: its metadata has no '{missing[0]}'")
+    if not metadata[b"n_experts"].isdigit():
+        raise TraceError(f"'{path}': n_experts is '{metadata[b'n_experts'].decode()}' in its metadata, a number needed")
+    if table.num_rows == 0:
+        raise TraceError(f"'{path}': the trace is empty: it has no rows")
+    if holes := [name for name in table.column_names if table[name].null_count]:
+        raise TraceError(f"'{path}' is not a whole trace: column '{holes[0]}' has empty cells")
+    token, layer = table["token"].to_numpy(), table["layer"].to_numpy()
+    layers = int((token == token[0]).sum())
+    n = table.num_rows // layers
+    if not (
+        n * layers == table.num_rows
+        and (token.reshape(n, layers) == token[::layers, None]).all()
+        and (layer.reshape(n, layers) == layer[:layers]).all()
+    ):
+        raise TraceError(f"'{path}' is not a whole trace: one row per token and layer, in that order, is needed")
 
-        def flat(name: str) -> Any:
-            lists: Any = table[name].combine_chunks()
-            return lists.flatten().to_numpy()
+    def per_token(name: str) -> Any:
+        return table[name].to_numpy()[::layers]
 
-        return {
-            "experts": flat("experts").astype(np.int16).reshape(shape),
-            "weights": flat("weights").astype(np.float32).reshape(shape) if "weights" in table.column_names else None,
-            "request": table["request"].to_numpy()[::layers].astype(np.int32),
-            "position": table["position"].to_numpy()[::layers].astype(np.int32),
-            "phase": table["phase"].to_numpy()[::layers].astype(np.int8),
-            "layer_index": layer[:layers].astype(np.int32),
-            "n_experts": int(metadata[b"n_experts"]),
-            "model": metadata[b"model"].decode(),
-            "source": metadata[b"source"].decode(),
-            "id_space": metadata[b"id_space"].decode(),
-            "synthetic": metadata[b"synthetic"] == b"true",
-        }
-    except (KeyError, ValueError) as error:
-        raise TraceError(f"'{path}' does not hold a whole trace (rows or columns are missing): {error}") from None
+    return {
+        "experts": _lists(path, table, "experts", n, layers),
+        "weights": _lists(path, table, "weights", n, layers) if "weights" in table.column_names else None,
+        "request": per_token("request"),
+        "position": per_token("position"),
+        "phase": per_token("phase"),
+        "layer_index": layer[:layers],
+        "n_experts": int(metadata[b"n_experts"]),
+        "model": metadata[b"model"].decode(errors="replace"),
+        "source": metadata[b"source"].decode(errors="replace"),
+        "id_space": metadata[b"id_space"].decode(errors="replace"),
+        "synthetic": metadata[b"synthetic"] == b"true",
+    }
+
+
+def _lists(path: Path, table: Any, name: str, n: int, layers: int) -> Any:
+    """A list column as an array [n, layers, k]; every list must be of one length and without holes."""
+    column = table[name].combine_chunks()
+    if not pa.types.is_list(column.type):
+        raise TraceError(f"'{path}': column '{name}' holds {column.type}, lists of numbers needed")
+    sizes, values = np.diff(column.offsets.to_numpy()), column.flatten()
+    if values.null_count or (sizes != sizes[0]).any():
+        raise TraceError(f"'{path}': the lists of column '{name}' differ in length or have empty cells")
+    return values.to_numpy(zero_copy_only=False).reshape(n, layers, int(sizes[0]))

@@ -10,10 +10,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.errors import TraceError
+from expertstream.errors import TraceError, nearest
 from expertstream.trace import npz, parquet
 
 Mix = Literal["round-robin", "single-request"]
+MAX_EXPERTS = 2**15  # ids are int16
 GOLDEN_RATIO = 0.6180339887498949
 MIXES: tuple[Mix, ...] = ("round-robin", "single-request")
 
@@ -27,6 +28,16 @@ class HasExperts(Protocol):
     def n_experts(self) -> int: ...  # noqa: D102
     @property
     def top_k(self) -> int: ...  # noqa: D102
+
+
+TYPES: dict[str, type[np.generic]] = {
+    "experts": np.int16,
+    "weights": np.float32,
+    "request": np.int32,
+    "position": np.int32,
+    "phase": np.int8,
+    "layer_index": np.int32,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,30 +91,45 @@ class RoutingTrace:
     synthetic: bool = False
 
     def __post_init__(self) -> None:
-        """Check everything once, so that nothing downstream has to."""
+        """Check everything once, so that nothing downstream has to; bring the arrays to their types."""
+        self._check_shapes()
+        self._check_experts()
+        self._check_weights()
+        for name, kind in TYPES.items():
+            array = getattr(self, name)
+            if array is not None:
+                object.__setattr__(self, name, array.astype(kind, copy=False))
+
+    def _check_shapes(self) -> None:
         e = self.experts
         if e.ndim != 3 or 0 in e.shape:
             raise TraceError(
                 f"{self.source}: the trace is empty: experts has shape {e.shape}, [tokens, layers, k] needed"
             )
         n, layers, k = e.shape
-        for name, array, shape in (
-            ("request", self.request, (n,)),
-            ("position", self.position, (n,)),
-            ("phase", self.phase, (n,)),
-            ("layer_index", self.layer_index, (layers,)),
-            ("weights", self.weights, (n, layers, k)),
-        ):
+        shapes = {"request": (n,), "position": (n,), "phase": (n,), "layer_index": (layers,), "weights": (n, layers, k)}
+        for name, shape in shapes.items():
+            array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise TraceError(f"{self.source}: {name} has shape {array.shape}, {shape} needed")
-        wrong = np.argwhere((e < 0) | (e >= self.n_experts))
+        for name, kind in TYPES.items():
+            array = getattr(self, name)
+            if array is not None and array.dtype.kind not in ("f" if np.issubdtype(kind, np.floating) else "iu"):
+                raise TraceError(f"{self.source}: {name} holds {array.dtype}, {np.dtype(kind)} needed")
+        if np.unique(self.layer_index).size < layers:
+            raise TraceError(f"{self.source}: layer_index names a layer twice: {self.layer_index.tolist()}")
+
+    def _check_experts(self) -> None:
+        if not 1 <= self.n_experts <= MAX_EXPERTS:
+            raise TraceError(f"{self.source}: n_experts is {self.n_experts}; 1 to {MAX_EXPERTS} needed")
+        wrong = np.argwhere((self.experts < 0) | (self.experts >= self.n_experts))
         if wrong.size:
             t, layer, _ = wrong[0]
             raise TraceError(
-                f"{self.source}: expert id {int(e[tuple(wrong[0])])} of token {t}, layer "
+                f"{self.source}: expert id {int(self.experts[tuple(wrong[0])])} of token {t}, layer "
                 f"{int(self.layer_index[layer])} is out of range; the model has experts 0 to {self.n_experts - 1}"
             )
-        ordered = np.sort(e, axis=2)
+        ordered = np.sort(self.experts, axis=2)
         twice = np.argwhere(ordered[:, :, 1:] == ordered[:, :, :-1])
         if twice.size:
             t, layer, i = twice[0]
@@ -111,14 +137,17 @@ class RoutingTrace:
                 f"{self.source}: token {t} chose expert {int(ordered[t, layer, i])} twice at layer "
                 f"{int(self.layer_index[layer])}; the experts of a token must be distinct"
             )
-        if self.weights is not None:
-            bad = np.argwhere(~(np.isfinite(self.weights) & (self.weights >= 0)))
-            if bad.size:
-                t, layer, _ = bad[0]
-                raise TraceError(
-                    f"{self.source}: gate weight {float(self.weights[tuple(bad[0])])} of token {t}, layer "
-                    f"{int(self.layer_index[layer])}; gate weights must be finite and not negative"
-                )
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        bad = np.argwhere(~(np.isfinite(self.weights) & (self.weights >= 0)))
+        if bad.size:
+            t, layer, _ = bad[0]
+            raise TraceError(
+                f"{self.source}: gate weight {float(self.weights[tuple(bad[0])])} of token {t}, layer "
+                f"{int(self.layer_index[layer])}; gate weights must be finite and not negative"
+            )
 
     @property
     def n_tokens(self) -> int:
@@ -164,31 +193,17 @@ class RoutingTrace:
     def iteration(
         self, tokens: int, layer: int, *, mix: Mix = "round-robin", offset: int = 0, request: int | None = None
     ) -> Routing:
-        """Tokens that one forward pass would hold, at one layer.
+        """Routing of one forward pass at one layer, of the tokens that ``tokens_of`` picks.
 
         Args:
-            tokens: how many. layer: the model's layer number.
-            mix: "round-robin": one token of each request in turn, the requests being at different points of their
-                progress, as in continuous batching; "single-request": consecutive tokens of one request (where it
-                ends, the next one goes on).
-            offset: tokens of that sequence to skip. request: the request to start from (single-request only).
+            layer: the model's layer number.
 
         Raises:
             TraceError: an unknown layer, request or mix, or fewer tokens than asked for.
         """
-        if mix not in MIXES:
-            raise TraceError(f"unknown mix '{mix}'; allowed: {', '.join(MIXES)}")
         if layer not in self.layer_index:
             raise TraceError(f"{self.source}: layer {layer} is not in the trace; it has {_ranges(self.layer_index)}")
-        if tokens < 1 or offset < 0:
-            raise TraceError(f"tokens is {tokens} and offset {offset}; at least 1 token and offset 0 are needed")
-        order = self._order(mix, request)
-        if offset + tokens > order.size:
-            raise TraceError(
-                f"{self.source}: {tokens} tokens from offset {offset} were asked for, but the trace has {order.size}; "
-                "use fewer tokens per iteration or a longer trace"
-            )
-        pick = order[offset : offset + tokens]
+        pick = self.tokens_of(tokens, mix=mix, offset=offset, request=request)
         at = int(np.flatnonzero(self.layer_index == layer)[0])
         experts = self.experts[pick, at]
         uniform = np.full(experts.shape, 1 / self.top_k, dtype=np.float32)
@@ -202,21 +217,65 @@ class RoutingTrace:
             synthetic=self.synthetic,
         )
 
-    def _order(self, mix: Mix, request: int | None) -> NDArray[np.int64]:
+    def tokens_of(
+        self, tokens: int, *, mix: Mix = "round-robin", offset: int = 0, request: int | None = None
+    ) -> NDArray[np.int64]:
+        """Tokens that one forward pass would hold, as indices int64 [tokens] into the trace.
+
+        Args:
+            tokens: how many.
+            mix: "round-robin": one token of each request in turn, the requests being at different points of their
+                progress, as in continuous batching (tokens of unknown request count as one request more);
+                "single-request": consecutive tokens of one request.
+            offset: tokens of that sequence to skip.
+            request: the request of "single-request"; None: the first that is long enough.
+
+        Raises:
+            TraceError: an unknown request or mix, or fewer tokens than asked for.
+        """
+        if mix not in MIXES:
+            raise TraceError(f"unknown mix '{mix}'{nearest(mix, MIXES)}; allowed: {', '.join(MIXES)}")
+        if tokens < 1 or offset < 0:
+            raise TraceError(f"tokens is {tokens} and offset {offset}; at least 1 token and offset 0 are needed")
+        if request is not None and mix != "single-request":
+            raise TraceError(f"request {request} was given with mix '{mix}'; it needs mix 'single-request'")
         by_request = np.lexsort((np.arange(self.n_tokens), self.position, self.request))
-        if mix == "round-robin":
-            if request is not None:
-                raise TraceError("request can be chosen with mix 'single-request' only")
-            _, first, length = np.unique(self.request[by_request], return_index=True, return_counts=True)
-            stagger = np.arange(first.size) * GOLDEN_RATIO % 1  # spreads any number of requests evenly
-            place = np.arange(self.n_tokens) - np.repeat(first, length)
-            turn = (place - np.repeat((stagger * length).astype(np.int64), length)) % np.repeat(length, length)
-            return by_request[np.lexsort((by_request, turn))]
+        if mix == "single-request":
+            order, what = self._of_one_request(by_request, offset + tokens, request)
+        else:
+            order, what = self._staggered(by_request), "the trace"
+        if offset + tokens > order.size:
+            after = f" after the first {offset}" if offset else ""
+            raise TraceError(
+                f"{self.source}: {tokens} tokens{after} were asked for, but {what} has {order.size}; "
+                "use fewer tokens per iteration or a longer trace"
+            )
+        return order[offset : offset + tokens]
+
+    def _staggered(self, by_request: NDArray[np.int64]) -> NDArray[np.int64]:
+        _, first, length = np.unique(self.request[by_request], return_index=True, return_counts=True)
+        stagger = np.arange(first.size) * GOLDEN_RATIO % 1  # spreads any number of requests evenly
+        place = np.arange(self.n_tokens) - np.repeat(first, length)
+        turn = (place - np.repeat((stagger * length).astype(np.int64), length)) % np.repeat(length, length)
+        return by_request[np.lexsort((by_request, turn))]
+
+    def _of_one_request(
+        self, by_request: NDArray[np.int64], needed: int, request: int | None
+    ) -> tuple[NDArray[np.int64], str]:
+        known = by_request[self.request[by_request] >= 0]
+        numbers, first, length = np.unique(self.request[known], return_index=True, return_counts=True)
+        if numbers.size == 0:
+            raise TraceError(f"{self.source}: its tokens' requests are not known; use mix 'round-robin'")
         if request is None:
-            return by_request
-        if request not in self.request:
-            raise TraceError(f"{self.source}: there is no request {request}; it has {_ranges(self.request)}")
-        return by_request[int(np.flatnonzero(self.request[by_request] == request)[0]) :]
+            enough = np.flatnonzero(length >= needed)
+            at = int(enough[0]) if enough.size else int(length.argmax())
+            what = f"the longest request, {numbers[at]},"
+        else:
+            if request not in numbers:
+                raise TraceError(f"{self.source}: there is no request {request}; it has {_ranges(numbers)}")
+            at = int(np.flatnonzero(numbers == request)[0])
+            what = f"request {request}"
+        return known[first[at] : first[at] + length[at]], what
 
 
 def _ranges(numbers: NDArray[np.int32]) -> str:

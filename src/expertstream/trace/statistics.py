@@ -7,24 +7,25 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.trace.routing import RoutingTrace
+from expertstream.trace.routing import Mix, RoutingTrace
 
 Floats = NDArray[np.float64]
-_PAIRS = 4000  # sampled pairs per layer for the Jaccard indices
+Ints = NDArray[np.int64]
+_PAIRS = 4000  # sampled pairs of tokens for each Jaccard index
+_WINDOWS = 16  # sampled iterations for each share of activated experts
+BATCH = 64
 
 
 @dataclass(frozen=True)
 class TraceStatistics:
-    """Means over the layers of a trace.
+    """Means over the layers of a trace; NaN where the trace has too few tokens, layers or known requests.
 
     Attributes:
-        gini: of the experts' popularity (0: all alike). zipf_exponent: least-squares slope of log popularity over log
-            rank. max_over_mean: of popularity.
-        jaccard_consecutive, jaccard_same_request, jaccard_other_request: overlap of the expert sets of two tokens;
-            NaN where the trace has no such pairs.
-        activated_share_64_round_robin, activated_share_64_single_request: experts with a token among 64; NaN for
-            traces of fewer tokens.
-        next_layer_recall: share of the next layer's k experts among the k most frequent partners of this layer's
+        gini: of the experts' popularity (0: all alike). zipf_exponent: maximum likelihood of
+            p(rank) proportional to rank^-s. max_over_mean: of popularity.
+        jaccard_consecutive, jaccard_same_request, jaccard_other_request: overlap of the expert sets of two tokens.
+        activated_share_64_round_robin, activated_share_64_single_request: experts with a token among 64.
+        next_layer_recall: share of the next layer's k experts among the k that went most often with this layer's
             (fitted on the first half of the tokens, measured on the second); popularity_recall: by popularity alone.
     """
 
@@ -51,51 +52,56 @@ def statistics(trace: RoutingTrace, seed: int = 0) -> TraceStatistics:
     """Measure a trace; ``seed`` picks the sampled pairs of tokens."""
     rng = np.random.default_rng(seed)
     n, layers, _ = trace.experts.shape
-    popularity = np.stack([_counts(trace, i) for i in range(layers)])
-    order = np.lexsort((trace.position, trace.request))
+    popularity = np.stack([_counts(trace, layer) for layer in range(layers)])
+    order = np.lexsort((np.arange(n), trace.position, trace.request))
     request = trace.request[order]
     follows = np.flatnonzero((request[1:] == request[:-1]) & (request[1:] >= 0))
-    consecutive = order[follows], order[follows + 1]
     a, b = rng.integers(0, n, (2, 50 * _PAIRS))
     known = (trace.request[a] >= 0) & (trace.request[b] >= 0) & (a != b)
     same = known & (trace.request[a] == trace.request[b])
     other = known & (trace.request[a] != trace.request[b])
-    recalls = [_recalls(trace, i) for i in range(layers - 1)]
+    recalls = [_recalls(trace, layer) for layer in range(layers - 1)] or [(float("nan"), float("nan"))]
     return TraceStatistics(
         tokens=n,
         layers=layers,
-        requests=int(np.unique(trace.request).size),
-        gini=float(np.mean([_gini(p) for p in popularity])),
-        zipf_exponent=float(np.mean([_zipf(p) for p in popularity])),
+        requests=int(np.unique(trace.request[trace.request >= 0]).size),
+        gini=float(np.mean([gini(p) for p in popularity])),
+        zipf_exponent=float(np.mean([zipf_exponent(p) for p in popularity])),
         max_over_mean=float((popularity.max(axis=1) / popularity.mean(axis=1)).mean()),
-        jaccard_consecutive=_jaccard(trace, *consecutive, rng),
+        jaccard_consecutive=_jaccard(trace, order[follows], order[follows + 1], rng),
         jaccard_same_request=_jaccard(trace, a[same], b[same], rng),
         jaccard_other_request=_jaccard(trace, a[other], b[other], rng),
         activated_share_64_round_robin=_activated(trace, "round-robin"),
         activated_share_64_single_request=_activated(trace, "single-request"),
-        next_layer_recall=float(np.mean([r[0] for r in recalls])) if recalls else float("nan"),
-        popularity_recall=float(np.mean([r[1] for r in recalls])) if recalls else float("nan"),
+        next_layer_recall=float(np.mean([recall for recall, _ in recalls])),
+        popularity_recall=float(np.mean([recall for _, recall in recalls])),
     )
+
+
+def gini(counts: Floats) -> float:
+    """Gini coefficient of counts [experts]: 0 when all are alike, near 1 when one has everything."""
+    ordered = np.sort(counts)
+    n = counts.size
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
+
+
+def zipf_exponent(counts: Floats) -> float:
+    """Maximum-likelihood s of p(rank) proportional to rank^-s on the sorted counts [experts], from 0 to 20."""
+    log_rank = np.log(np.arange(1, counts.size + 1))
+    seen = float(np.sort(counts)[::-1] @ log_rank / counts.sum())
+    low, high = 0.0, 20.0
+    for _ in range(50):  # the expected log rank falls as s grows
+        s = (low + high) / 2
+        law = np.exp(-s * log_rank)
+        low, high = (s, high) if law @ log_rank / law.sum() > seen else (low, s)
+    return low
 
 
 def _counts(trace: RoutingTrace, layer: int) -> Floats:
     return np.bincount(trace.experts[:, layer].reshape(-1), minlength=trace.n_experts).astype(np.float64)
 
 
-def _gini(counts: Floats) -> float:
-    ordered = np.sort(counts)
-    n = counts.size
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
-
-
-def _zipf(counts: Floats) -> float:
-    ordered = np.sort(counts[counts > 0])[::-1]
-    if ordered.size < 2:
-        return float("nan")
-    return float(-np.polyfit(np.log(np.arange(1, ordered.size + 1)), np.log(ordered), 1)[0])
-
-
-def _jaccard(trace: RoutingTrace, a: NDArray[np.int64], b: NDArray[np.int64], rng: np.random.Generator) -> float:
+def _jaccard(trace: RoutingTrace, a: Ints, b: Ints, rng: np.random.Generator) -> float:
     if a.size == 0:
         return float("nan")
     pick = rng.choice(a.size, min(a.size, _PAIRS), replace=False)
@@ -104,14 +110,20 @@ def _jaccard(trace: RoutingTrace, a: NDArray[np.int64], b: NDArray[np.int64], rn
     return float((common / (2 * trace.top_k - common)).mean())
 
 
-def _activated(trace: RoutingTrace, mix: str) -> float:
-    if trace.n_tokens < 64:
+def _activated(trace: RoutingTrace, mix: Mix) -> float:
+    if mix == "round-robin":
+        windows = [(offset, None) for offset in range(0, trace.n_tokens - BATCH + 1, BATCH)]
+    else:
+        number, length = np.unique(trace.request[trace.request >= 0], return_counts=True)
+        long = zip(number.tolist(), length.tolist(), strict=True)
+        windows = [(offset, r) for r, size in long for offset in range(0, size - BATCH + 1, BATCH)]
+    if not windows:
         return float("nan")
+    spread = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(int))
     shares = []
-    for layer in trace.layer_index.tolist():
-        for offset in range(0, min(trace.n_tokens - 63, 640), 64):
-            counts = trace.iteration(64, layer, mix=mix, offset=offset).counts  # type: ignore[arg-type]
-            shares.append((counts > 0).mean())
+    for offset, request in (windows[i] for i in spread):
+        experts = trace.experts[trace.tokens_of(BATCH, mix=mix, offset=offset, request=request)]
+        shares += [np.unique(experts[:, layer]).size / trace.n_experts for layer in range(experts.shape[1])]
     return float(np.mean(shares))
 
 
@@ -122,10 +134,10 @@ def _recalls(trace: RoutingTrace, layer: int) -> tuple[float, float]:
     here, there = trace.experts[:, layer].astype(np.int64), trace.experts[:, layer + 1].astype(np.int64)
     pair = here[:half, :, None] * e + there[:half, None, :]
     together = np.bincount(pair.reshape(-1), minlength=e * e).reshape(e, e).astype(np.float64)
-    popular = np.bincount(there[:half].reshape(-1), minlength=e)
     share = together / np.maximum(together.sum(axis=1, keepdims=True), 1)
     score = share[here[half:]].sum(axis=1)
     guess = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    popular = np.bincount(there[:half].reshape(-1), minlength=e)
     always = np.argsort(-popular, kind="stable")[:k]
     hit = (guess[:, :, None] == there[half:, None, :]).any(axis=1).mean()
     return float(hit), float(np.isin(there[half:], always).mean())
