@@ -37,6 +37,11 @@ def models(draw: st.DrawFn) -> MoEModel:
     )
 
 
+def _sizes(low: int, high: int) -> st.SearchStrategy[int]:
+    """Log-uniform, from about 2^low to about 2^high, so that many are barely workable."""
+    return st.tuples(st.integers(low, high), st.floats(1, 2)).map(lambda x: int(2 ** x[0] * x[1]))
+
+
 @st.composite
 def packages(draw: st.DrawFn) -> Package:
     rows, cols = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -51,8 +56,8 @@ def packages(draw: st.DrawFn) -> Package:
         die=DieSpec(
             clock_hz=800_000_000,
             macs_per_cycle=draw(st.sampled_from([1, 64, 2048])),
-            weight_buffer_bytes=draw(st.integers(2_000, 300_000)),
-            token_buffer_bytes=draw(st.integers(2_000, 300_000)),
+            weight_buffer_bytes=draw(_sizes(7, 18)),
+            token_buffer_bytes=draw(_sizes(7, 16)),
             sram_bandwidth_bytes_per_s=1_600_000_000_000,
             control_overhead_cycles=draw(st.sampled_from([0, 64])),
         ),

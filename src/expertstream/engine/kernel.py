@@ -70,6 +70,7 @@ from expertstream.engine.layout import (
     O_GROUP_STATE,
     O_IS_DIRTY,
     O_LINK_BUSY,
+    O_LINK_TO,
     O_LINK_WAIT,
     O_OPENED,
     O_PATH_CLASS,
@@ -447,15 +448,36 @@ def _inject(m: Vector, chunk: int) -> None:
 
 
 @njit
+def _retry_sends(m: Vector, pool: int) -> None:
+    """Start the sends that wait for space in ``pool`` and now have it, and their link, in the order of waiting."""
+    previous = -1
+    stop = m[m[O_POOL_WAIT] + 4 * pool]
+    while stop >= 0:
+        s = m[O_STOPS] + S_COLS * stop
+        following = m[s + S_NEXT]
+        pair = m[s + S_DIE] * m[K_DIES] + (pool >> 1)
+        first = m[m[O_PATH_PTR] + pair]
+        # A send over one link stays in this list while the link is busy: moving it back and forth costs more.
+        one_link = m[m[O_PATH_PTR] + pair + 1] == first + 1
+        if m[m[O_POOL_FREE] + pool] < m[s + S_COLS + S_NEED] or (
+            one_link and m[m[O_LINK_BUSY] + m[m[O_PATH_LINKS] + first]]
+        ):
+            previous = stop
+        else:
+            if previous < 0:
+                m[m[O_POOL_WAIT] + 4 * pool] = following
+            else:
+                m[m[O_STOPS] + S_COLS * previous + S_NEXT] = following
+            if following < 0:
+                m[m[O_POOL_WAIT] + 4 * pool + 1] = previous
+            _try_send(m, stop)
+        stop = following
+
+
+@njit
 def _wake_pool(m: Vector, pool: int) -> None:
     """Space was given back: retry the sends, then the placements, then the loads that wait for it."""
-    stop = m[m[O_POOL_WAIT] + 4 * pool]
-    m[m[O_POOL_WAIT] + 4 * pool] = -1
-    m[m[O_POOL_WAIT] + 4 * pool + 1] = -1
-    while stop >= 0:
-        nxt = m[m[O_STOPS] + S_COLS * stop + S_NEXT]
-        _try_send(m, stop)
-        stop = nxt
+    _retry_sends(m, pool)
     while m[m[O_POOL_WAIT] + 4 * pool + 2] >= 0:
         chunk = m[m[O_POOL_WAIT] + 4 * pool + 2]
         if not _take(m, m[m[O_CHUNKS] + C_COLS * chunk + C_FIRST]):
@@ -566,11 +588,12 @@ def advance(m: Vector) -> int:
                 _arrive(m, item + 1)
             _release(m, item)
             for i in range(m[m[O_PATH_PTR] + pair], m[m[O_PATH_PTR] + pair + 1]):
-                if (
-                    m[m[O_LINK_WAIT] + 2 * m[m[O_PATH_LINKS] + i]] >= 0
-                    and m[m[O_LINK_BUSY] + m[m[O_PATH_LINKS] + i]] == 0
-                ):
-                    _wake_link(m, m[m[O_PATH_LINKS] + i])
+                link = m[m[O_PATH_LINKS] + i]
+                for pool in range(2 * m[m[O_LINK_TO] + link], 2 * m[m[O_LINK_TO] + link] + 2):
+                    if m[m[O_LINK_BUSY] + link] == 0:
+                        _retry_sends(m, pool)
+                if m[m[O_LINK_BUSY] + link] == 0:
+                    _wake_link(m, link)
         elif kind == EV_LOAD_END:
             channel = m[m[O_CHUNKS] + C_COLS * m[m[O_STOPS] + S_COLS * item + S_CHUNK] + C_CHANNEL]
             m[m[O_CHANNEL_BUSY] + channel] = 0

@@ -87,7 +87,8 @@ O_PATH_PTR: Final = 35  # [dies * dies + 1]
 O_PATH_LINKS: Final = 36
 O_PATH_CLASS: Final = 37  # [dies * dies, 3] bandwidth bytes/s, latency ps, header bytes
 O_ROWS: Final = 38  # [rows, T_COLS] the timeline
-K_COLS: Final = 39
+O_LINK_TO: Final = 39  # [links] die at the end of the link
+K_COLS: Final = 40
 TABLES: Final = (
     "stops",
     "chunks",
@@ -117,6 +118,7 @@ TABLES: Final = (
     "path_links",
     "path_class",
     "rows",
+    "link_to",
 )
 
 # --- timeline rows -------------------------------------------------------------------------------------------------

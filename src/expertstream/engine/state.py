@@ -120,6 +120,7 @@ def build(work: Work, network: Network) -> State:
             (network.path_bandwidth, network.path_latency_ps, np.full(n_dies * n_dies, network.header_bytes)), axis=1
         ),
         "rows": np.zeros((rows, at.T_COLS), dtype=np.int64),
+        "link_to": network.links[:, 1],
     }
     return State.of(tables, n_dies, n_channels)
 
