@@ -1,0 +1,219 @@
+"""``expertstream compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from expertstream.cli import inputs
+from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
+from expertstream.errors import ConfigError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.report.files import check_writable, write_json
+from expertstream.simulate import Comparison, compare, simulate
+from expertstream.strategy import Options, get_strategy, strategy_names
+from expertstream.trace import Mix, RoutingTrace
+from expertstream.units import format_bytes, format_time
+from expertstream.workload import Spread
+
+Row = dict[str, Any]
+
+
+def compare_command(
+    model: inputs.ModelArgument,
+    package: inputs.PackageOption = "test-chip-2x2",
+    trace: inputs.TraceOption = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", "-n", metavar="N,N,...", help="Tokens per iteration. [16,64,256,1024]")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="L,L,...|all", help="Layers. Without: three of the trace.")
+    ] = None,
+    strategies: Annotated[
+        str, typer.Option("--strategies", "-s", metavar="NAME,...|all", help="Strategies to compare.")
+    ] = "all",
+    mix: inputs.MixOption = "round-robin",
+    spread: inputs.SpreadOption = "contiguous",
+    micro_slices: inputs.SlicesOption = None,
+    placement: inputs.PlacementOption = "round-robin",
+    decision_time: inputs.DecisionOption = "0 ns",
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. [ep, or the first]")
+    ] = None,
+    prove: inputs.ProveOption = False,
+    json: inputs.JsonOption = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Write the JSON.")] = None,
+) -> None:
+    """Compare strategies on the same iterations.
+
+    Example: expertstream compare qwen3-30b-a3b --package test-chip-2x2 --tokens 16,64,256
+    """
+    if output is not None:
+        check_writable(output)
+    moe, chips = inputs.load_model(model), inputs.load_package(package)
+    chosen = strategy_names() if strategies == "all" else inputs.names(strategies)
+    reference = _baseline(baseline, chosen)
+    sizes = inputs.numbers(tokens, "--tokens", least=1) if tokens is not None else list(inputs.TOKENS)
+    wanted = None if layers in (None, "all") else inputs.numbers(str(layers), "--layers", least=0)
+    routing = inputs.load_trace(trace, moe, max(sizes), wanted)
+    if tokens is None and max(sizes) > routing.n_tokens:
+        sizes = [n for n in sizes if n <= routing.n_tokens] or [routing.n_tokens]
+        remark(f"the trace has {routing.n_tokens} tokens: comparing at {', '.join(map(str, sizes))}")
+    at = routing.layer_index.tolist() if layers == "all" else wanted
+    for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
+        routing.iteration(max(sizes), layer, mix=inputs.as_mix(mix))
+    options = inputs.options_of(micro_slices, placement, decision_time)
+    announce_compilation()
+    with progress("comparing") as report:
+        found = compare(
+            moe,
+            chips,
+            routing,
+            tokens=sizes,
+            layers=at,
+            strategies=chosen,
+            mix=inputs.as_mix(mix),
+            spread=inputs.as_spread(spread),
+            baseline=reference,
+            options=options,
+            progress=report,
+        )
+    error = prove_rows(found, moe, chips, routing, inputs.as_mix(mix), inputs.as_spread(spread), options, prove)
+    document = as_document(found, moe, chips, routing, mix=mix, spread=spread, options=options, proof=error)
+    if output is not None:
+        write_json(document, output)
+    if json:
+        print_json(document)
+        return
+    show(document)
+    if output is not None:
+        remark(f"wrote {output}")
+
+
+def _baseline(name: str | None, chosen: list[str]) -> str:
+    if not chosen:
+        raise ConfigError(f"--strategies names none; write all, or some of: {', '.join(strategy_names())}")
+    for strategy in (*chosen, *([name] if name else [])):
+        get_strategy(strategy)
+    if name is not None and name not in chosen:
+        raise ConfigError(f"--baseline '{name}' is not among the strategies compared: {', '.join(chosen)}; add it")
+    return name or ("ep" if "ep" in chosen else chosen[0])
+
+
+def prove_rows(
+    found: Comparison,
+    model: MoEModel,
+    package: Package,
+    trace: RoutingTrace,
+    mix: Mix,
+    spread: Spread,
+    options: Options,
+    wanted: bool = True,
+) -> float | None:
+    """Run every row once more and replay it on random weights; the largest error, None where not ``wanted``.
+
+    Raises:
+        ReplayError: a timeline does not compute the layer.
+    """
+    if not wanted:
+        return None
+    worst = 0.0
+    with progress("proving") as report:
+        for done, row in enumerate(found.rows):
+            report(done, len(found.rows), f"{row['strategy']}, {row['tokens']} tokens, layer {row['layer']}")
+            routing = trace.iteration(row["tokens"], row["layer"], mix=mix)
+            worst = max(
+                worst, simulate(model, package, routing, row["strategy"], spread=spread, options=options).prove()
+            )
+    return worst
+
+
+def as_document(
+    found: Comparison,
+    model: MoEModel,
+    package: Package,
+    trace: RoutingTrace,
+    *,
+    mix: str,
+    spread: str,
+    options: Options,
+    proof: float | None,
+) -> Row:
+    """A comparison with its inputs, as plain JSON types. ``proof_error``: relative to the largest output."""
+    return {
+        "model": model.name,
+        "package": package.name,
+        "synthetic": trace.synthetic,
+        "routing_source": trace.source,
+        "routing": inputs.routing_label(trace.source, trace.synthetic),
+        "layers": sorted({row["layer"] for row in found.rows}),
+        "mix": mix,
+        "spread": spread,
+        "options": {
+            "micro_slices": options.micro_slices,
+            "placement": options.placement,
+            "decision_ps": options.decision_ps,
+        },
+        "baseline": found.baseline,
+        "proof_error": proof,
+        "by_tokens": found.by_tokens(),
+        "rows": list(found.rows),
+    }
+
+
+def title_of(document: Row) -> str:
+    """One line that says what was compared."""
+    layers = ", ".join(map(str, document["layers"]))
+    plural = "s" if len(document["layers"]) > 1 else ""
+    return (
+        f"{document['model']} on {document['package']}, layer{plural} {layers}, {document['mix']}, "
+        f"{document['routing']}"
+    )
+
+
+def show(document: Row) -> None:
+    """Print the table, the DDR layouts and the proof."""
+    console = stdout()
+    console.print(title_of(document), style="bold", soft_wrap=True)
+    console.print(_table(document))
+    layouts: dict[str, list[str]] = {}
+    for row in document["by_tokens"]:
+        users = layouts.setdefault(row["ddr_layout"], [])
+        if row["strategy"] not in users:
+            users.append(row["strategy"])
+    for layout, users in layouts.items():
+        console.print(f"DDR layout of {', '.join(users)}: {layout}")
+    if document["proof_error"] is not None:
+        console.print(
+            f"proven: {len(document['rows'])} timelines compute the dense layer, "
+            f"largest relative error {document['proof_error']:.1e} (allowed 1e-10)"
+        )
+
+
+def _table(document: Row) -> Table:
+    columns = ["tokens", "strategy", "latency", f"speed-up over {document['baseline']}", "latency / bound"]
+    columns += ["MAC use", "from DDR", "over D2D", "peak SRAM", "passes"]
+    out = table("", columns, [], left=2)
+    out.columns[0].justify = "right"
+    rows = document["by_tokens"]
+    best = {n: min(r["latency_ps"] for r in rows if r["tokens"] == n) for n in {r["tokens"] for r in rows}}
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        out.add_row(
+            str(row["tokens"]),
+            row["strategy"],
+            format_time(row["latency_ps"]),
+            "-" if row["speedup"] is None else f"{row['speedup']:.3f}x",
+            "-" if row["gap"] is None else f"{row['gap']:.4f}",
+            f"{100 * row['utilisation']:.1f} %",
+            format_bytes(row["ddr_bytes"]),
+            format_bytes(row["d2d_bytes"]),
+            format_bytes(row["peak_package_bytes"]),
+            str(row["passes"]),
+            style="bold green" if row["latency_ps"] == best[row["tokens"]] else None,
+            end_section=after is not None and after["tokens"] != row["tokens"],
+        )
+    return out

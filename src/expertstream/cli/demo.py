@@ -1,0 +1,66 @@
+"""``expertstream demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expertstream.cli.compare import as_document, prove_rows, show, title_of
+from expertstream.cli.console import announce_compilation, print_json, progress, remark
+from expertstream.cli.inputs import JsonOption
+from expertstream.errors import ConfigError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.report.chart import write_chart
+from expertstream.report.files import write_json
+from expertstream.report.perfetto import write_perfetto
+from expertstream.simulate import Comparison, compare, simulate
+from expertstream.strategy import Options
+from expertstream.trace import packaged_trace
+
+MODEL, PACKAGE, STRATEGY = "qwen3-30b-a3b", "test-chip-2x2", "fse-dp-paired"
+TOKENS = (16, 64, 256)
+
+
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the files.")] = Path(
+        "expertstream-demo"
+    ),
+    json: JsonOption = False,
+) -> None:
+    """Compare all strategies on packaged inputs; write a table, a chart and a timeline.
+
+    Example: expertstream demo --output expertstream-demo
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot use '{output}' as a folder: {error.strerror}") from None
+    model, package = MoEModel.preset(MODEL), Package.preset(PACKAGE)
+    trace = packaged_trace(model)
+    announce_compilation()
+    with progress("comparing") as report:
+        found = compare(model, package, trace, tokens=TOKENS, progress=report)
+    layer = int(trace.layer_index[0])
+    some = Comparison(found.baseline, tuple(r for r in found.rows if r["tokens"] == TOKENS[1] and r["layer"] == layer))
+    options = Options()
+    proof = prove_rows(some, model, package, trace, "round-robin", "contiguous", options)
+    document = as_document(
+        found, model, package, trace, mix="round-robin", spread="contiguous", options=options, proof=None
+    )
+    run = simulate(model, package, trace.iteration(TOKENS[-1], layer), STRATEGY)
+    files = [output / "comparison.json", output / "comparison.png", output / f"{STRATEGY}.perfetto.json"]
+    write_json(document, files[0])
+    write_chart(document["by_tokens"], files[1], title=title_of(document))
+    write_perfetto(run, files[2])
+    if json:
+        print_json({"files": [str(file) for file in files], "proof_error": proof, "comparison": document})
+        return
+    show(document)
+    print(f"proven: all strategies at {TOKENS[1]} tokens compute the dense layer, largest relative error {proof:.1e}")
+    print(f"\nwrote {files[0]} (every number of every run)")
+    print(f"wrote {files[1]} (latency above the lower bound)")
+    print(f"wrote {files[2]} ({STRATEGY}, {TOKENS[-1]} tokens; open it at https://ui.perfetto.dev)")
+    remark(f"next: expertstream compare {MODEL} --tokens 16,64,256,1024 --prove")

@@ -1,0 +1,140 @@
+"""What commands take: models, packages, traces, lists of numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from expertstream.errors import ConfigError, TraceError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.strategy import Options
+from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
+from expertstream.units import parse_time_ps
+from expertstream.workload import Spread
+
+TOKENS = (16, 64, 256, 1024)
+MAX_SYNTHETIC_TOKENS = 65536
+REQUESTS = 8
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A preset (see: expertstream model show) or a Hugging Face config.json.")
+]
+PackageOption = Annotated[
+    str, typer.Option("--package", "-p", metavar="NAME|FILE.yaml", help="A preset or a package of your own.")
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option("--trace", "-t", metavar="FILE", help="A .parquet or .npz trace. Without one: SYNTHETIC routing."),
+]
+MixOption = Annotated[
+    str, typer.Option("--mix", help="round-robin (one token of each request in turn) or single-request.")
+]
+SpreadOption = Annotated[str, typer.Option("--spread", help="Tokens over the dies: contiguous or round-robin.")]
+SlicesOption = Annotated[
+    int | None, typer.Option("--micro-slices", help="Micro-slices per expert and die. Without: the strategy's choice.")
+]
+PlacementOption = Annotated[
+    str, typer.Option("--placement", help="Home dies of the experts under ep: round-robin or contiguous.")
+]
+DecisionOption = Annotated[
+    str, typer.Option("--decision-time", metavar="TIME", help="Time of one scheduling decision, such as '80 ns'.")
+]
+ProveOption = Annotated[
+    bool, typer.Option("--prove", help="Replay the timeline on random weights against the dense layer.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else.")]
+
+
+def load_model(text: str) -> MoEModel:
+    """A preset's name, a config.json (or its folder), or a YAML file. Raises ConfigError."""
+    if text not in MoEModel.preset_names() and _is_path(text, (".json", ".yaml", ".yml")):
+        return MoEModel.from_yaml(text) if text.endswith((".yaml", ".yml")) else MoEModel.from_hf_config(text)
+    return MoEModel.preset(text)
+
+
+def load_package(text: str) -> Package:
+    """A preset's name or a YAML file. Raises ConfigError."""
+    if text not in Package.preset_names() and _is_path(text, (".yaml", ".yml")):
+        return Package.from_yaml(text)
+    return Package.preset(text)
+
+
+def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence[int] | None = None) -> RoutingTrace:
+    """The trace of a file, or synthetic routing of the model that has ``tokens`` tokens and ``layers``.
+
+    Raises:
+        TraceError: the file is missing or damaged, does not fit the model, or too many tokens are asked for.
+    """
+    if path is not None:
+        trace = RoutingTrace.load(path)
+        trace.check_fits(model)
+        return trace
+    trace = packaged_trace(model)
+    wanted = set(layers) if layers else set()
+    if wanted <= set(trace.layer_index.tolist()) <= set(model.moe_layers) and tokens <= trace.n_tokens:
+        return trace
+    check_layers(sorted(wanted), model)
+    if tokens > MAX_SYNTHETIC_TOKENS:
+        raise TraceError(
+            f"{tokens} tokens were asked for; synthetic routing is made for at most {MAX_SYNTHETIC_TOKENS}, "
+            "give a longer trace with --trace"
+        )
+    per_request = max(-(-tokens // REQUESTS), 136)
+    chosen = sorted(wanted) if wanted else model.moe_layers[:2]
+    return synthesize(model, requests=REQUESTS, tokens_per_request=per_request, layers=chosen)
+
+
+def check_layers(layers: Sequence[int], model: MoEModel) -> None:
+    """Raise TraceError unless all ``layers`` are MoE layers of the model."""
+    for layer in layers:
+        if layer not in model.moe_layers:
+            raise TraceError(f"layer {layer} is not an MoE layer of {model.name}; those are {_span(model.moe_layers)}")
+
+
+def routing_label(source: str, synthetic: bool) -> str:
+    """Where the routing comes from; synthetic routing says so in capitals."""
+    return f"SYNTHETIC routing ({source.removeprefix('synthetic routing ')})" if synthetic else f"routing: {source}"
+
+
+def options_of(micro_slices: int | None, placement: str, decision_time: str) -> Options:
+    """Options of the strategies. Raises ConfigError or WorkloadError."""
+    return Options(micro_slices=micro_slices, placement=placement, decision_ps=parse_time_ps(decision_time))
+
+
+def as_mix(text: str) -> Mix:
+    """Checked by RoutingTrace.iteration, which names what is allowed."""
+    return cast(Mix, text)
+
+
+def as_spread(text: str) -> Spread:
+    """Checked by LayerWorkload.of, which names what is allowed."""
+    return cast(Spread, text)
+
+
+def numbers(text: str, option: str, *, least: int) -> list[int]:
+    """Whole numbers separated by commas, each once. Raises ConfigError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 9 and int(part) >= least for part in parts):
+        raise ConfigError(
+            f"{option} is '{text}'; it must be whole numbers from {least}, separated by commas, such as 16,64,256"
+        )
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:
+    return text.endswith(suffixes) or os.sep in text or Path(text).exists()
+
+
+def _span(values: Sequence[int]) -> str:
+    whole = list(values) == list(range(values[0], values[-1] + 1))
+    return f"{values[0]} to {values[-1]}" if whole else ", ".join(map(str, values))

@@ -1,0 +1,56 @@
+"""``expertstream package``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from expertstream.cli.console import print_json, stdout, table
+from expertstream.cli.inputs import JsonOption, load_package
+from expertstream.package import Package
+from expertstream.units import format_bandwidth, format_bytes
+
+package_app = typer.Typer(help="Multi-chiplet packages.", no_args_is_help=True)
+
+
+@package_app.callback()
+def _group() -> None:
+    """Multi-chiplet packages."""
+
+
+@package_app.command("show")
+def show_command(
+    package: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE.yaml]", help="A preset or a file. Without: all presets.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a package, or list the presets.
+
+    Example: expertstream package show test-chip-2x2
+    """
+    shown = [load_package(package)] if package is not None else [Package.preset(n) for n in Package.preset_names()]
+    if json:
+        documents = [
+            one.model_dump(mode="json")
+            | {"n_dies": one.n_dies, "macs_per_s": one.macs_per_s, "ddr_bytes_per_s": one.ddr_bytes_per_s}
+            for one in shown
+        ]
+        print_json(documents if package is None else documents[0])
+    elif package is not None:
+        stdout().print(shown[0].summary(), soft_wrap=True)
+    else:
+        rows = [
+            [
+                one.name,
+                f"{one.rows} x {one.cols}",
+                f"{one.macs_per_s / 1e12:.2f} TMAC/s",
+                f"{format_bytes(one.die.weight_buffer_bytes)} + {format_bytes(one.die.token_buffer_bytes)}",
+                f"{len(one.channels)}: {format_bandwidth(one.ddr_bytes_per_s)}",
+                format_bandwidth(one.d2d.bandwidth_bytes_per_s),
+            ]
+            for one in shown
+        ]
+        columns = ["package", "dies", "compute", "weights + tokens per die", "DDR channels", "per directed link"]
+        stdout().print(table("Package presets", columns, rows))

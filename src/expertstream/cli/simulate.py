@@ -1,0 +1,153 @@
+"""``expertstream simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from expertstream.analysis import CAUSES
+from expertstream.cli import inputs
+from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
+from expertstream.report.files import check_writable
+from expertstream.report.perfetto import write_perfetto
+from expertstream.simulate import Result, simulate
+from expertstream.strategy import DEFAULT
+from expertstream.units import format_bytes, format_time
+
+
+def simulate_command(
+    model: inputs.ModelArgument,
+    package: inputs.PackageOption = "test-chip-2x2",
+    trace: inputs.TraceOption = None,
+    strategy: Annotated[str, typer.Option("--strategy", "-s", metavar="NAME", help="How the layer is run.")] = DEFAULT,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="Tokens of the iteration.")] = 64,
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="The model's layer number. Without: the middle one of the trace.")
+    ] = None,
+    mix: inputs.MixOption = "round-robin",
+    spread: inputs.SpreadOption = "contiguous",
+    micro_slices: inputs.SlicesOption = None,
+    placement: inputs.PlacementOption = "round-robin",
+    decision_time: inputs.DecisionOption = "0 ns",
+    prove: inputs.ProveOption = False,
+    perfetto: Annotated[
+        Path | None, typer.Option("--perfetto", metavar="FILE", help="Write the timeline for ui.perfetto.dev.")
+    ] = None,
+    json: inputs.JsonOption = False,
+) -> None:
+    """Run one layer under one strategy and report all of it.
+
+    Example: expertstream simulate qwen3-30b-a3b --strategy fse-dp-paired --tokens 256 --prove --perfetto run.json
+    """
+    if perfetto is not None:
+        check_writable(perfetto)
+    moe, chips = inputs.load_model(model), inputs.load_package(package)
+    captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
+    at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
+    routing = captured.iteration(tokens, at, mix=inputs.as_mix(mix))
+    options = inputs.options_of(micro_slices, placement, decision_time)
+    announce_compilation()
+    with progress("simulating"):
+        result = simulate(moe, chips, routing, strategy, spread=inputs.as_spread(spread), options=options)
+    error = None
+    if prove:
+        with progress("proving"):
+            error = result.prove()
+    document = result.to_dict() | {
+        "links": result.timeline.network.links.tolist(),
+        "proof_error": error,
+        "perfetto": None if perfetto is None else str(perfetto),
+    }
+    if perfetto is not None:
+        with progress("writing the timeline"):
+            write_perfetto(result, perfetto)
+    if json:
+        print_json(document)
+        return
+    _show(result, document)
+    if perfetto is not None:
+        remark(f"wrote {perfetto} (open it at https://ui.perfetto.dev)")
+
+
+def _show(result: Result, values: dict[str, Any]) -> None:
+    console = stdout()
+    label = inputs.routing_label(values["routing_source"], values["synthetic"])
+    title = (
+        f"{values['strategy']}: {values['model']} on {values['package']}, {values['tokens']} tokens, "
+        f"layer {values['layer']}, {label}"
+    )
+    console.print(facts(title, _overview(values)))
+    console.print(_stalls(result))
+    console.print(_buffers(result))
+    console.print(_resources(result))
+
+
+def _overview(values: dict[str, Any]) -> list[list[str]]:
+    gap = values["gap"]
+    rows = [
+        ["latency", format_time(values["latency_ps"])],
+        ["latency / lower bound", "-" if gap is None else f"{gap:.4f}"],
+        ["lower bound, DDR", format_time(values["ddr_bound_ps"])],
+        ["lower bound, compute", format_time(values["compute_bound_ps"])],
+        ["busiest D2D link (this strategy)", format_time(values["d2d_bound_ps"])],
+        ["MAC utilisation", f"{100 * values['utilisation']:.2f} %"],
+        ["loaded from DDR", format_bytes(values["ddr_bytes"])],
+        ["sent over D2D (bytes x hops)", format_bytes(values["d2d_bytes"])],
+        ["peak SRAM of the package", format_bytes(values["peak_package_bytes"])],
+        ["passes over the tokens", str(values["passes"])],
+        ["micro-slice computes", str(values["computes"])],
+        ["events", str(values["n_events"])],
+        ["DDR layout", values["ddr_layout"]],
+        *(["note", note] for note in values["notes"]),
+    ]
+    if values["proof_error"] is not None:
+        rows.append(["proof", f"equals the dense layer; error {values['proof_error']:.1e} (allowed 1e-10)"])
+    return rows
+
+
+def _stalls(result: Result) -> Table:
+    metrics = result.metrics
+    latency = max(metrics.latency_ps, 1)
+    rows = [
+        [str(die), _percent(share), *(_percent(stall / latency) for stall in stalls)]
+        for die, (share, stalls) in enumerate(
+            zip(metrics.use.compute_share.tolist(), metrics.stall_ps.tolist(), strict=True)
+        )
+    ]
+    columns = ["die", "MAC array busy", *(f"idle: {cause}" for cause in CAUSES)]
+    return table("MAC arrays, shares of the latency", columns, rows, left=0)
+
+
+def _buffers(result: Result) -> Table:
+    metrics = result.metrics
+    measures = (metrics.buffers.peak_bytes, metrics.buffers.mean_bytes, metrics.given_bytes)
+    rows = [
+        [str(die), *(format_bytes(float(measure[die, pool])) for pool in (0, 1) for measure in measures)]
+        for die in range(len(metrics.given_bytes))
+    ]
+    columns = ["die", *(f"{pool} {measure}" for pool in ("weights", "tokens") for measure in ("peak", "mean", "size"))]
+    return table("Buffers", columns, rows, left=0)
+
+
+def _resources(result: Result) -> Table:
+    use = result.metrics.use
+    channels = result.workload.package.channels
+    rows = [
+        [f"DDR channel {number} (die {', '.join(map(str, channel.dies))})", _percent(share), format_bytes(moved)]
+        for number, (channel, share, moved) in enumerate(
+            zip(channels, use.channel_share.tolist(), use.channel_bytes.tolist(), strict=True)
+        )
+    ]
+    links = result.timeline.network.links.tolist()
+    rows += [
+        [f"link die {a} to die {b}", _percent(share), format_bytes(moved)]
+        for (a, b), share, moved in zip(links, use.link_share.tolist(), use.link_bytes.tolist(), strict=True)
+    ]
+    return table("Channels and links", ["resource", "busy", "moved"], rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

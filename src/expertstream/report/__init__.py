@@ -1,0 +1,1 @@
+"""What a reader takes away: charts and Perfetto timelines. Every file appears whole or not at all."""
