@@ -1,1 +1,26 @@
 """Simulate and compare Mixture-of-Experts layers on multi-chiplet packages."""
+
+from expertstream.errors import ExpertStreamError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.simulate import Comparison, Result, compare, simulate
+from expertstream.strategy import Options, Plan, Strategy, strategy_names
+from expertstream.trace import Routing, RoutingTrace, packaged_trace, synthesize
+
+__all__ = [
+    "Comparison",
+    "ExpertStreamError",
+    "MoEModel",
+    "Options",
+    "Package",
+    "Plan",
+    "Result",
+    "Routing",
+    "RoutingTrace",
+    "Strategy",
+    "compare",
+    "packaged_trace",
+    "simulate",
+    "strategy_names",
+    "synthesize",
+]

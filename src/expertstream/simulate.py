@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +16,14 @@ from expertstream.analysis import Metrics, measure
 from expertstream.engine.network import Network
 from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
-from expertstream.errors import ConfigError
+from expertstream.errors import ConfigError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.numerics import prove
 from expertstream.package import Package
+from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, get_strategy, strategy_names
 from expertstream.trace import Routing, RoutingTrace
+from expertstream.units import format_bytes, format_time
 from expertstream.workload import LayerWorkload, Spread
 
 Mix = Literal["round-robin", "single-request"]
@@ -59,6 +63,28 @@ class Result:
         """
         return prove(self.workload, self.plan, self.timeline, seed=seed)
 
+    def summary(self) -> str:
+        """The main figures, one a line."""
+        m, routing = self.metrics, self.workload.routing
+        label = "SYNTHETIC routing" if routing.synthetic else "routing"
+        gap = "no work" if m.gap is None else f"{m.gap:.3f} x lower bound (max of DDR and compute)"
+        lines = [
+            f"{self.strategy}: {self.workload.model.name} on {self.workload.package.name}, "
+            f"{self.workload.n_tokens} tokens, layer {routing.layer}, {label} ({routing.source})",
+            f"  latency      {format_time(m.latency_ps)} = {gap}",
+            f"  utilisation  {100 * m.utilisation:.1f} % of the MAC arrays",
+            f"  traffic      {format_bytes(m.ddr_bytes)} from DDR, {format_bytes(m.d2d_bytes)} x hops over D2D",
+            f"  peak SRAM    {format_bytes(m.buffers.package_peak_both_bytes)} in the package",
+            f"  passes       {m.passes}",
+            f"  DDR layout   {self.plan.ddr_layout}",
+            *(f"  note         {note}" for note in self.plan.notes),
+        ]
+        return "\n".join(lines)
+
+    def to_perfetto(self, path: str | os.PathLike[str]) -> None:
+        """Write the timeline for ui.perfetto.dev; the file appears whole or not at all."""
+        write_perfetto(self, Path(path))
+
     def to_dict(self) -> Row:
         """Inputs and metrics as plain JSON types."""
         routing = self.workload.routing
@@ -81,9 +107,7 @@ def network_of(package: Package, workload: LayerWorkload, plan: Plan) -> Network
     """The package's resources with the buffers that the plan was given."""
     return Network(
         buffer_bytes=plan.buffer_bytes,
-        channel_bandwidth=np.array(
-            [max(1, int(c.bandwidth_bytes_per_s * c.efficiency)) for c in package.channels], dtype=np.int64
-        ),
+        channel_bandwidth=np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64),
         channel_latency_ps=np.array([c.latency_ps for c in package.channels], dtype=np.int64),
         header_bytes=package.d2d.header_bytes,
         links=workload.topology.links,
@@ -112,6 +136,8 @@ def simulate(
     """
     options = Options() if options is None else options
     plan_layer = get_strategy(strategy).plan
+    if package.d2d.switching == "store-and-forward":
+        raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
     workload = LayerWorkload.of(model, package, routing, spread=spread)
     plan = plan_layer(workload, options)
     timeline = run(plan.work, network_of(package, workload, plan), plan.dispatcher, decision_ps=options.decision_ps)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from expertstream.analysis import lower_bounds
 from hypothesis import HealthCheck, assume, given, settings
 
+from expertstream.analysis import lower_bounds
 from expertstream.engine.layout import COMPUTE, LOAD, SEND
 from expertstream.errors import BufferTooSmallError
 from expertstream.simulate import Result, simulate

@@ -60,7 +60,7 @@ class Profile:
         return np.asarray(self.skew * score / spread if spread else score, dtype=np.float64)
 
 
-# Alpha: Dirichlet laws fitted to published captures. The rest is fitted here, so that the Gini of popularity, the Jaccard
+# Alpha: Dirichlet laws fitted to published captures. The rest is fitted here, so that the Gini of popularity, Jaccard
 # of consecutive tokens and of tokens of one request, and the recall of the next layer come out as in the captures
 # (figures and tolerances: tests/unit/test_synthesis.py). Where captures do not give them (Qwen3: recall; OLMoE, Mixtral
 # and Phi: locality and recall), a middle value is assumed. DeepSeek-MoE-16B and V3 borrow DeepSeek-V2-Lite's.
