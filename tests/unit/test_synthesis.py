@@ -31,7 +31,7 @@ CAPTURED = {
 }
 TOLERANCE = {
     "gini": 0.03,
-    "zipf_exponent": 0.05,
+    "zipf_exponent": 0.06,  # as far as two captures of gpt-oss-20b are apart
     "jaccard_consecutive": 0.025,
     "jaccard_same_request": 0.025,
     "jaccard_other_request": 0.03,

@@ -21,7 +21,7 @@ def read(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise _unreadable(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         raise _unreadable(path) from None
