@@ -128,9 +128,9 @@ def test_any_shape(e: int, k: int) -> None:
 
 
 def test_1024_tokens_of_48_layers_of_128_experts_are_quick() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     synthesize(model("qwen3-30b-a3b", 128, 8), requests=8, tokens_per_request=128, layers=range(48))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
