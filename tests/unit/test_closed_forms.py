@@ -1,0 +1,117 @@
+"""Layers whose latency can be worked out by hand.
+
+d_model = 8, so a column is 24 bytes and, per token, 24 MACs: one cycle of 1 ns on a die of 24 MACs at 1 GHz.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from expertstream.engine.layout import COMPUTE
+from expertstream.model import MoEModel
+from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
+from expertstream.simulate import Result, simulate
+from expertstream.strategy import Options, strategy_names
+from expertstream.trace import Routing
+
+NS = 1000
+FAST = 9_000_000_000_000
+
+
+def package(rows: int, cols: int, *, ddr: int, d2d: int = FAST, latency_ps: int = 0) -> Package:
+    die = DieSpec(
+        clock_hz=1_000_000_000,
+        macs_per_cycle=24,
+        weight_buffer_bytes=1 << 20,
+        token_buffer_bytes=1 << 20,
+        sram_bandwidth_bytes_per_s=FAST,
+        control_overhead_cycles=0,
+    )
+    return Package(
+        name="closed form",
+        rows=rows,
+        cols=cols,
+        die=die,
+        d2d=D2DSpec(bandwidth_bytes_per_s=d2d, latency_ps=latency_ps, header_bytes=0),
+        channels=tuple(ChannelSpec(dies=(d,), bandwidth_bytes_per_s=ddr, latency_ps=0) for d in range(rows * cols)),
+    )
+
+
+def routing(chosen: list[list[int]], n_experts: int) -> Routing:
+    experts = np.array(chosen, dtype=np.int16)
+    return Routing(
+        experts=experts,
+        weights=np.full(experts.shape, 1 / experts.shape[1], dtype=np.float32),
+        request=np.zeros(len(chosen), dtype=np.int32),
+        layer=0,
+        n_experts=n_experts,
+        source="by hand",
+        synthetic=True,
+    )
+
+
+def one_expert(columns: int, tokens: int, chip: Package, strategy: str, micro_slices: int = 1) -> Result:
+    model = MoEModel.one_layer(d_model=8, d_ffn=columns, n_experts=1, top_k=1)
+    return simulate(model, chip, routing([[0]] * tokens, 1), strategy, options=Options(micro_slices=micro_slices))
+
+
+@pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "tp", "ep-streamed"])
+def test_one_die_bound_by_ddr_computes_the_last_micro_slice_after_the_last_load(strategy: str) -> None:
+    # 4 micro-slices of 2 columns: 48 bytes at 1 GB/s = 48 ns to load; 3 tokens x 2 columns = 6 ns to compute
+    result = one_expert(8, 3, package(1, 1, ddr=10**9), strategy, micro_slices=4)
+    assert result.latency_ps == (4 * 48 + 6) * NS
+
+
+@pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "tp", "ep-streamed"])
+def test_one_die_bound_by_compute_waits_for_the_first_load_only(strategy: str) -> None:
+    # 100 tokens x 2 columns = 200 ns to compute each
+    result = one_expert(8, 100, package(1, 1, ddr=10**9), strategy, micro_slices=4)
+    assert result.latency_ps == (48 + 4 * 200) * NS
+
+
+def test_whole_experts_wait_for_all_of_their_weights() -> None:
+    result = one_expert(8, 100, package(1, 1, ddr=10**9), "ep")
+    assert result.latency_ps == (8 * 24 + 800) * NS
+
+
+@pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired"])
+def test_flow_fusion_hides_every_load_but_the_first(strategy: str) -> None:
+    """The paper's example (section IV-B): four dies, two experts, a load takes as long as four computes.
+
+    Each die has 4 tokens of either expert and loads 6 micro-slices of one column of each: 16 ns per load, 4 ns per
+    compute. Every micro-slice visits four dies, so that a die computes four times per load and never waits again.
+    """
+    model = MoEModel.one_layer(d_model=8, d_ffn=24, n_experts=2, top_k=1)
+    chosen = [[t % 2] for t in range(32)]
+    chip = package(2, 2, ddr=1_500_000_000)
+    result = simulate(model, chip, routing(chosen, 2), strategy, options=Options(micro_slices=6))
+    assert result.latency_ps == (16 + 2 * 6 * 16) * NS
+    assert np.bincount(result.timeline.die[result.timeline.kind == COMPUTE]).tolist() == [48] * 4
+
+
+@pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "fse-dp-naive", "tp"])
+def test_infinite_ddr_leaves_the_compute_bound(strategy: str) -> None:
+    """Even loads on four dies: within the time of a few transfers of the bound."""
+    result = one_expert(16, 64, package(2, 2, ddr=FAST), strategy)
+    bound = result.metrics.bounds
+    assert bound.compute_ps == 16 * 16 * NS
+    assert bound.compute_ps <= result.latency_ps <= bound.compute_ps + 1 * NS
+
+
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_one_token_is_computed_on_its_own_die_or_sent_there_and_back(strategy: str) -> None:
+    result = one_expert(16, 1, package(2, 2, ddr=10**9), strategy)
+    assert result.prove() <= 1e-10
+    assert result.timeline.tokens.max() == 1
+    assert result.latency_ps >= result.metrics.bounds.bound_ps
+
+
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_a_link_latency_is_paid_and_a_free_link_is_not(strategy: str) -> None:
+    near = one_expert(16, 8, package(2, 2, ddr=FAST), strategy).latency_ps
+    far = one_expert(16, 8, package(2, 2, ddr=FAST, latency_ps=10**6), strategy).latency_ps
+    assert far >= near + 10**6
+    assert one_expert(16, 8, package(1, 1, ddr=FAST), strategy).latency_ps == (
+        one_expert(16, 8, package(1, 1, ddr=FAST, latency_ps=10**6), strategy).latency_ps
+    )
