@@ -132,7 +132,7 @@ def names(text: str) -> list[str]:
 
 
 def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:
-    return text.endswith(suffixes) or os.sep in text or Path(text).exists()
+    return text.endswith(suffixes) or os.sep in text or (text != "" and Path(text).exists())
 
 
 def _span(values: Sequence[int]) -> str:

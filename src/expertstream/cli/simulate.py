@@ -14,7 +14,7 @@ from expertstream.cli.console import announce_compilation, facts, print_json, pr
 from expertstream.report.files import check_writable
 from expertstream.report.perfetto import write_perfetto
 from expertstream.simulate import Result, simulate
-from expertstream.strategy import DEFAULT
+from expertstream.strategy import DEFAULT, get_strategy
 from expertstream.units import format_bytes, format_time
 
 
@@ -44,6 +44,7 @@ def simulate_command(
     """
     if perfetto is not None:
         check_writable(perfetto)
+    get_strategy(strategy)
     moe, chips = inputs.load_model(model), inputs.load_package(package)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
