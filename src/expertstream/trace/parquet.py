@@ -63,7 +63,7 @@ def write(trace: RoutingTrace, path: Path) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except OSError as error:
@@ -77,23 +77,26 @@ def write(trace: RoutingTrace, path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Fields of a RoutingTrace. Raises TraceError for a damaged file or one that is not a trace."""
     try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        names = table.column_names
+    except (pa.ArrowException, OSError, ValueError):
         raise TraceError(
             f"'{path}' is not a readable Parquet file; it may be cut off or damaged: copy or write it again"
         ) from None
     metadata = table.schema.metadata or {}
     if metadata.get(b"format") != FORMAT:
         raise TraceError(f"'{path}' is a Parquet file but not a trace: its metadata has no format {FORMAT.decode()}")
-    if missing := [name for name in REQUIRED_COLUMNS if name not in table.column_names]:
+    if missing := [name for name in REQUIRED_COLUMNS if name not in names]:
         raise TraceError(f"'{path}' is not a whole trace: it has no column '{missing[0]}'")
     if missing := [name for name in REQUIRED_METADATA if name.encode() not in metadata]:
         raise TraceError(f"'{path}' is not a whole trace: its metadata has no '{missing[0]}'")
-    if not metadata[b"n_experts"].isdigit():
-        raise TraceError(f"'{path}': n_experts is '{metadata[b'n_experts'].decode()}' in its metadata, a number needed")
+    number = metadata[b"n_experts"].decode("ascii", errors="replace")
+    if not number.isdigit():
+        raise TraceError(f"'{path}': n_experts is '{number}' in its metadata, a number needed")
     if table.num_rows == 0:
         raise TraceError(f"'{path}': the trace is empty: it has no rows")
-    if holes := [name for name in table.column_names if table[name].null_count]:
+    if holes := [name for name in names if table[name].null_count]:
         raise TraceError(f"'{path}' is not a whole trace: column '{holes[0]}' has empty cells")
     token, layer = table["token"].to_numpy(), table["layer"].to_numpy()
     layers = int((token == token[0]).sum())
@@ -110,12 +113,12 @@ def read(path: Path) -> dict[str, Any]:
 
     return {
         "experts": _lists(path, table, "experts", n, layers),
-        "weights": _lists(path, table, "weights", n, layers) if "weights" in table.column_names else None,
+        "weights": _lists(path, table, "weights", n, layers) if "weights" in names else None,
         "request": per_token("request"),
         "position": per_token("position"),
         "phase": per_token("phase"),
         "layer_index": layer[:layers],
-        "n_experts": int(metadata[b"n_experts"]),
+        "n_experts": int(number),
         "model": metadata[b"model"].decode(errors="replace"),
         "source": metadata[b"source"].decode(errors="replace"),
         "id_space": metadata[b"id_space"].decode(errors="replace"),
