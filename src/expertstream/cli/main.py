@@ -1,6 +1,6 @@
 """Entry of the ``expertstream`` program: exit codes and messages.
 
-0: done; 1: a check of ``doctor`` failed; 2: the input is wrong; 130: interrupted.
+0: done; 1: a check of ``doctor`` failed, or nobody reads the output any more; 2: the input is wrong; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         return _say("not enough memory for this; use fewer tokens, requests or layers", BAD_INPUT)
     except BrokenPipeError:  # the reader, such as "head", has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     return _interrupted() if code == INTERRUPTED else int(code or 0)

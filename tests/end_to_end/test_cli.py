@@ -1,0 +1,426 @@
+"""The program as a user meets it: results, exit codes, messages, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from expertstream.cli.main import run
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.trace import synthesize
+
+PROGRAM = [sys.executable, "-m", "expertstream"]
+HF_CONFIG = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 96,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 1000,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}
+PACKAGE = """\
+name: mine
+rows: 2
+cols: 2
+die:
+  clock: 800 MHz
+  macs_per_cycle: 2048
+  weight_buffer: 14 MiB
+  token_buffer: 4 MiB
+  sram_bandwidth: 1638.4 GB/s
+d2d:
+  bandwidth: 288 GB/s
+  latency: 4.02 ns
+channels:
+  - {dies: [0], bandwidth: 25.6 GB/s}
+"""
+COMMANDS = [
+    ["compare"],
+    ["simulate"],
+    ["demo"],
+    ["doctor"],
+    ["trace", "inspect"],
+    ["trace", "synthesize"],
+    ["model", "show"],
+    ["package", "show"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small() -> str:
+    """A small model, as a config.json."""
+    Path("config.json").write_text(json.dumps(HF_CONFIG))
+    return "config.json"
+
+
+def npz(name: str, **changes: object) -> str:
+    """A capture of the small model with some arrays changed."""
+    trace = synthesize(MoEModel.from_hf_config("config.json"), requests=2, tokens_per_request=20, layers=[0, 1])
+    arrays = {
+        "experts": trace.experts,
+        "weights": trace.weights,
+        "request": trace.request,
+        "position": trace.position,
+        "layer_index": trace.layer_index,
+        "num_experts": 8,
+    }
+    np.savez(name, **{**arrays, **changes})
+    return name
+
+
+def _files() -> list[str]:
+    return sorted(file.name for file in Path().iterdir())
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_compare_prints_a_table_that_says_synthetic(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", small, "--tokens", "4,16", "--prove"]) == 0
+    out = capsys.readouterr().out
+    assert "SYNTHETIC" in out.splitlines()[0]
+    assert "speed-up over ep" in out
+    assert out.count("fse-dp-paired") >= 2
+    assert "proven: 24 timelines compute the dense layer" in out
+    assert "DDR layout of tp: " in out
+
+
+def test_compare_json_is_all_of_stdout_and_all_of_the_file(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", small, "-n", "16", "--layers", "1", "-s", "tp,fse-dp", "--json", "-o", "c.json", "--prove"]
+    assert run(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == json.loads(Path("c.json").read_text())
+    assert document["synthetic"] is True
+    assert document["baseline"] == "tp"
+    assert document["layers"] == [1]
+    assert [row["strategy"] for row in document["rows"]] == ["tp", "fse-dp"]
+    assert document["by_tokens"][0]["speedup"] == 1.0
+    assert document["proof_error"] < 1e-10
+    assert _files() == ["c.json", "config.json"]
+
+
+def test_compare_on_a_captured_trace_is_not_called_synthetic(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capture = npz("capture.npz")
+    assert run(["compare", small, "--trace", capture, "--layers", "all", "--mix", "single-request"]) == 0
+    captured = capsys.readouterr()
+    assert "SYNTHETIC" not in captured.out
+    assert "capture.npz" in captured.out
+    assert "layers 0, 1, single-request" in captured.out
+    assert "the trace has 40 tokens: comparing at 16" in captured.err
+
+
+def test_compare_on_a_package_of_your_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(PACKAGE)
+    assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "--micro-slices", "1", "--spread", "round-robin"]) == 0
+    assert "on mine" in capsys.readouterr().out
+
+
+def test_simulate_reports_everything(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", small, "--tokens", "16", "--layer", "2", "--prove", "--perfetto", "run.json"]) == 0
+    captured = capsys.readouterr()
+    for word in (
+        "SYNTHETIC",
+        "layer 2",
+        "latency / lower bound",
+        "lower bound, DDR",
+        "lower bound, compute",
+        "DDR layout",
+        "equals the dense layer",
+        "idle: ddr",
+        "idle: no work",
+        "weights peak",
+        "DDR channel 3 (die 3)",
+        "link die 3 to die 1",
+        "passes over the tokens",
+    ):
+        assert word in captured.out
+    assert "wrote run.json" in captured.err
+    assert json.loads(Path("run.json").read_text())["otherData"]["tokens"] == 16
+
+
+def test_simulate_json(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", small, "-s", "ep", "-n", "16", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["strategy"] == "ep"
+    assert document["synthetic"] is True
+    assert document["latency_ps"] >= document["bound_ps"] > 0
+    assert len(document["links"]) == len(document["link_ps"]) == 8
+
+
+def test_synthesize_then_inspect(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "synthesize", small, "-o", "t.parquet", "--requests", "3", "--layers", "0,2"]) == 0
+    assert "SYNTHETIC" in capsys.readouterr().out
+    assert run(["trace", "inspect", "t.parquet", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["synthetic"] is True
+    assert (document["n_tokens"], document["layers"], document["n_experts"]) == (3 * 136, [0, 2], 8)
+    assert run(["trace", "inspect", "t.parquet"]) == 0
+    assert "SYNTHETIC" in capsys.readouterr().out
+
+
+def test_show_models_and_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, names in (("model", MoEModel.preset_names()), ("package", Package.preset_names())):
+        assert run([group, "show"]) == 0
+        out = capsys.readouterr().out
+        assert all(name in out for name in names)
+        assert run([group, "show", "--json"]) == 0
+        assert [one["name"] for one in json.loads(capsys.readouterr().out)] == names
+        assert run([group, "show", names[0], "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["name"] == names[0]
+        assert run([group, "show", names[0]]) == 0
+        assert capsys.readouterr().out.startswith(names[0])
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"]
+    assert {"python", "numba"} <= set(document["versions"])
+    assert "run and proven" in document["checks"]["self-test"]["found"]
+    assert run(["doctor"]) == 0
+    assert "everything works" in capsys.readouterr().out
+
+
+def test_doctor_reports_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr("expertstream.cli.doctor.simulate", broken)
+    assert run(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "RuntimeError: no kernel" in out
+    assert "something is wrong" in out
+
+
+def test_demo_writes_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--output", "out/demo"]) == 0
+    out = capsys.readouterr().out
+    assert "SYNTHETIC" in out
+    written = [line.split()[1] for line in out.splitlines() if line.startswith("wrote ")]
+    assert sorted(written) == sorted(str(file) for file in Path("out/demo").iterdir())
+    assert {Path(name).suffix for name in written} == {".json", ".png"}
+    rows = json.loads(Path("out/demo/comparison.json").read_text())["by_tokens"]
+    assert {row["tokens"] for row in rows} == {16, 64, 256}
+    assert Path("out/demo/comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Example: expertstream {' '.join(command)}" in out
+    assert "--json" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("expertstream ")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "unknown model": (["compare", "qwen3-30b"], "unknown model preset 'qwen3-30b'; did you mean 'qwen3-30b-a3b'?"),
+    "empty model": (["compare", ""], "unknown model preset ''"),
+    "missing config": (["compare", "none.json"], "none.json: no such file"),
+    "unknown package": (["compare", "{model}", "-p", "test-chip"], "unknown package preset 'test-chip'; did you mean"),
+    "missing package": (["compare", "{model}", "-p", "none.yaml"], "cannot read 'none.yaml': No such file"),
+    "missing trace": (["compare", "{model}", "-t", "none.parquet"], "there is no trace file 'none.parquet'"),
+    "other trace file": (["trace", "inspect", "config.json"], "'config.json' is not a trace that can be read"),
+    "no tokens": (["compare", "{model}", "-n", "0"], "--tokens is '0'; it must be whole numbers from 1, separated by"),
+    "tokens in words": (["compare", "{model}", "-n", "16,many"], "--tokens is '16,many'; it must be whole numbers"),
+    "negative tokens": (["simulate", "{model}", "-n", "-1"], "tokens is -1"),
+    "tokens beyond reason": (
+        ["simulate", "{model}", "-n", "9999999999"],
+        "synthetic routing is made for at most 65536",
+    ),
+    "layer": (["compare", "{model}", "--layers", "7"], "layer 7 is not an MoE layer of"),
+    "strategy": (["compare", "{model}", "-s", "fsedp"], "unknown strategy 'fsedp'; did you mean 'fse-dp'?"),
+    "strategy of simulate": (
+        ["simulate", "{model}", "-s", "fsedp"],
+        "unknown strategy 'fsedp'; did you mean 'fse-dp'?",
+    ),
+    "no strategies": (["compare", "{model}", "-s", ","], "--strategies names none; write all, or some of: ep,"),
+    "baseline": (["compare", "{model}", "--baseline", "epp"], "unknown strategy 'epp'; did you mean 'ep'?"),
+    "baseline left out": (
+        ["compare", "{model}", "-s", "tp", "--baseline", "ep"],
+        "--baseline 'ep' is not among the strategies compared: tp; add it",
+    ),
+    "mix": (["compare", "{model}", "--mix", "x"], "unknown mix 'x'; allowed: round-robin, single-request"),
+    "spread": (["compare", "{model}", "--spread", "x"], "unknown token spread 'x'"),
+    "micro-slices": (["compare", "{model}", "--micro-slices", "0"], "micro_slices is 0; it must be at least 1"),
+    "micro-slices in words": (["compare", "{model}", "--micro-slices", "x"], "Invalid value for '--micro-slices'"),
+    "placement": (["compare", "{model}", "--placement", "x"], "placement is 'x'; allowed: contiguous, round-robin"),
+    "time without unit": (["compare", "{model}", "--decision-time", "5"], "time 5 has no unit; write for example"),
+    "no folder": (["compare", "{model}", "-o", "no/c.json"], "cannot write 'no/c.json': there is no folder 'no'"),
+    "a folder": (
+        ["simulate", "{model}", "--perfetto", "."],
+        "cannot write '.': it is a folder; give the name of a file",
+    ),
+    "trace name": (["trace", "synthesize", "{model}", "-o", "t.txt"], "it must end in .parquet"),
+    "no requests": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "0"], "requests is 0"),
+    "seed": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--seed", "-1"], "--seed is -1"),
+    "long trace": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "9999999"], "ask for fewer"),
+    "demo over a file": (["demo", "-o", "config.json"], "cannot use 'config.json' as a folder: File exists"),
+    "argument left out": (["compare"], "Missing argument 'MODEL'"),
+    "unknown option": (["compare", "{model}", "--tokenz", "5"], "No such option: --tokenz"),
+    "unknown command": (["comapre"], "No such command 'comapre'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_options(arguments: list[str], message: str, small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([small if part == "{model}" else part for part in arguments]) == 2
+    _one_message(capsys, message)
+    assert _files() == ["config.json"]
+
+
+TRACES = {
+    "an expert out of range": ({"experts": np.full((40, 2, 2), [3, 8])}, "expert id 8 of token 0, layer 0 is out of"),
+    "an expert twice": ({"experts": np.full((40, 2, 2), [3, 3])}, "token 0 chose expert 3 twice"),
+    "another k": ({"experts": np.full((40, 2, 1), 3), "weights": np.ones((40, 2, 1))}, "k = 1, but"),
+    "another number of experts": ({"num_experts": 9}, "has 9 experts and k = 2, but"),
+    "NaN": ({"weights": np.full((40, 2, 2), np.nan)}, "gate weight nan of token 0, layer 0"),
+    "no tokens": ({"experts": np.empty((0, 2, 2))}, "the trace is empty"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), TRACES.values(), ids=TRACES)
+def test_bad_traces(changes: dict[str, object], message: str, small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capture = npz("bad.npz", **changes)
+    assert run(["compare", small, "--trace", capture, "-n", "4", "-o", "c.json"]) == 2
+    _one_message(capsys, message)
+    assert not Path("c.json").exists()
+
+
+def test_truncated_traces(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "synthesize", small, "-o", "t.parquet"]) == 0
+    Path("cut.parquet").write_bytes(Path("t.parquet").read_bytes()[:-500])
+    Path("cut.npz").write_bytes(Path(npz("t.npz")).read_bytes()[:700])
+    capsys.readouterr()
+    for name in ("cut.parquet", "cut.npz"):
+        assert run(["trace", "inspect", name]) == 2
+        _one_message(capsys, f"'{name}' is not a readable")
+
+
+def test_too_few_tokens_is_said_before_anything_runs(
+    small: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expertstream.cli.compare.compare", lambda *_, **__: pytest.fail("it ran"))
+    assert run(["compare", small, "-t", npz("t.npz"), "-n", "8,64"]) == 2
+    _one_message(capsys, "64 tokens")
+
+
+PACKAGES = {
+    "no dies": ("rows: 2", "rows: 0", "mine.yaml:2:1: rows: must be from 1 to 16 (given: 0)"),
+    "negative": ("288 GB/s", "-288 GB/s", "mine.yaml:11:3: d2d.bandwidth: bandwidth '-288 GB/s' is negative"),
+    "no unit": ("25.6 GB/s", "25.6", "bandwidth 25.6 has no unit; write for example '25.6 GB/s'"),
+    "unknown key": ("clock:", "clokc:", "mine.yaml:5:3: unknown key 'clokc'; did you mean 'clock'?"),
+    "small weight buffer": ("weight_buffer: 14 MiB", "weight_buffer: 100 B", "buffer"),
+    "small token buffer": ("token_buffer: 4 MiB", "token_buffer: 100 B", "the token buffer of a die is 100 B"),
+    "not YAML": ("rows: 2", "rows: [2", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), PACKAGES.values(), ids=PACKAGES)
+def test_bad_packages(old: str, new: str, message: str, small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(PACKAGE.replace(old, new, 1))
+    assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "-o", "c.json"]) == 2
+    _one_message(capsys, message)
+    assert not Path("c.json").exists()
+
+
+def _one_message(capsys: pytest.CaptureFixture[str], message: str) -> None:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("error: ") == 1
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_out_of_memory(small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("expertstream.cli.compare.compare", exhausted)
+    assert run(["compare", small, "-n", "4"]) == 2
+    assert "error: not enough memory for this" in capsys.readouterr().err
+
+
+# --- interruptions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["compare.compare", "compare.as_document"])
+def test_ctrl_c(where: str, small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"expertstream.cli.{where}", interrupted)
+    assert run(["compare", small, "-n", "4", "-o", "c.json"]) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted; no file was left half-written\n")
+    assert _files() == ["config.json"]
+
+
+def test_ctrl_c_for_real() -> None:
+    command = [*PROGRAM, "compare", "qwen3-30b-a3b", "--prove", "-o", "c.json"]
+    # an empty cache makes the program say when it has begun
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(Path("cache").absolute())}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "compiling the event kernel (first run only) ...\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err == "error: interrupted; no file was left half-written\n"
+    assert out == ""
+    assert not [name for name in _files() if "c.json" in name]
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = [*PROGRAM, "model", "show", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_no_folder_for_the_cache() -> None:
+    # as with a read-only installation and no home: Numba must keep the kernel in memory
+    script = (
+        "from unittest import mock; import numba.core.caching as c\n"
+        "with mock.patch.object(c.CacheImpl, '_locator_classes', []):\n"
+        "    from expertstream.cli.main import run\n"
+        "    raise SystemExit(run(['doctor']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no writable folder" in done.stdout
+    assert "set NUMBA_CACHE_DIR" in done.stderr
+    assert "everything works" in done.stdout
