@@ -100,7 +100,6 @@ from expertstream.engine.layout import (
     S_NEXT,
     S_READY,
     S_REFS,
-    S_SEQ,
     S_SPACE,
     S_SPACE_WAIT,
     S_STATE,
@@ -238,27 +237,14 @@ def _release(m: Vector, stop: int) -> None:
 
 @njit
 def _wait_for_link(m: Vector, link: int, stop: int) -> None:
-    """Queue a send at a busy link, in the order of the requests."""
-    seq = m[m[O_STOPS] + S_COLS * stop + S_SEQ]
+    """Queue a send at a busy link, behind those that already wait there."""
     tail = m[m[O_LINK_WAIT] + 2 * link + 1]
     m[m[O_STOPS] + S_COLS * stop + S_NEXT] = -1
     if tail < 0:
         m[m[O_LINK_WAIT] + 2 * link] = stop
-        m[m[O_LINK_WAIT] + 2 * link + 1] = stop
-    elif m[m[O_STOPS] + S_COLS * tail + S_SEQ] < seq:
-        m[m[O_STOPS] + S_COLS * tail + S_NEXT] = stop
-        m[m[O_LINK_WAIT] + 2 * link + 1] = stop
     else:
-        previous = -1
-        at = m[m[O_LINK_WAIT] + 2 * link]
-        while m[m[O_STOPS] + S_COLS * at + S_SEQ] < seq:
-            previous = at
-            at = m[m[O_STOPS] + S_COLS * at + S_NEXT]
-        m[m[O_STOPS] + S_COLS * stop + S_NEXT] = at
-        if previous < 0:
-            m[m[O_LINK_WAIT] + 2 * link] = stop
-        else:
-            m[m[O_STOPS] + S_COLS * previous + S_NEXT] = stop
+        m[m[O_STOPS] + S_COLS * tail + S_NEXT] = stop
+    m[m[O_LINK_WAIT] + 2 * link + 1] = stop
 
 
 @njit
@@ -309,8 +295,6 @@ def _try_send(m: Vector, stop: int) -> bool:
 
 @njit
 def _request_send(m: Vector, stop: int) -> None:
-    m[K_SEQ] += 1
-    m[m[O_STOPS] + S_COLS * stop + S_SEQ] = m[K_SEQ]
     m[m[O_STOPS] + S_COLS * stop + S_READY] = m[K_NOW]
     _try_send(m, stop)
 
@@ -494,28 +478,19 @@ def _wake_pool(m: Vector, pool: int) -> None:
 
 @njit
 def _wake_link(m: Vector, link: int) -> None:
+    """Retry the sends that wait for an idle link until one of them starts; the others keep their places."""
     stop = m[m[O_LINK_WAIT] + 2 * link]
+    tail = m[m[O_LINK_WAIT] + 2 * link + 1]
     m[m[O_LINK_WAIT] + 2 * link] = -1
     m[m[O_LINK_WAIT] + 2 * link + 1] = -1
     while stop >= 0:
-        nxt = m[m[O_STOPS] + S_COLS * stop + S_NEXT]
-        started = _try_send(m, stop)
-        if started and m[m[O_LINK_BUSY] + link]:
-            # The rest keeps waiting, in its order, without being looked at.
-            if nxt >= 0:
-                if m[m[O_LINK_WAIT] + 2 * link] < 0:
-                    m[m[O_LINK_WAIT] + 2 * link] = nxt
-                    at = nxt
-                    while m[m[O_STOPS] + S_COLS * at + S_NEXT] >= 0:
-                        at = m[m[O_STOPS] + S_COLS * at + S_NEXT]
-                    m[m[O_LINK_WAIT] + 2 * link + 1] = at
-                else:
-                    while nxt >= 0:
-                        after = m[m[O_STOPS] + S_COLS * nxt + S_NEXT]
-                        _wait_for_link(m, link, nxt)
-                        nxt = after
+        following = m[m[O_STOPS] + S_COLS * stop + S_NEXT]
+        if _try_send(m, stop):
+            # Nothing has been queued here meanwhile: a retried send waits for another link, or for space.
+            m[m[O_LINK_WAIT] + 2 * link] = following
+            m[m[O_LINK_WAIT] + 2 * link + 1] = tail if following >= 0 else -1
             return
-        stop = nxt
+        stop = following
 
 
 @njit

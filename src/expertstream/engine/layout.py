@@ -23,14 +23,13 @@ S_LAST: Final = 11  # 1 for the chunk's last stop
 S_NEED: Final = 12  # free bytes required before the chunk may come here (forward-count rule, see kernel.py)
 S_REFS: Final = 13  # uses of the buffer space that have not ended
 S_STATE: Final = 14  # 0 not here, 1 arrived and waiting for its gate, 2 ready or past
-S_SEQ: Final = 15  # sequence number of the request to move on
-S_NEXT: Final = 16  # next stop in the wait list that this stop is in, -1 for none
-S_TAKEN: Final = 17  # time at which the buffer space was taken, ps
-S_FREED: Final = 18  # time at which it was given back, ps
-S_READY: Final = 19  # time at which the pending request (send) was made, ps
-S_BLOCKED: Final = 20  # time since which the send has waited for buffer space, -1 while it does not
-S_SPACE_WAIT: Final = 21  # total time that the send has waited for buffer space, ps
-S_COLS: Final = 22
+S_NEXT: Final = 15  # next stop in the wait list that this stop is in, -1 for none
+S_TAKEN: Final = 16  # time at which the buffer space was taken, ps
+S_FREED: Final = 17  # time at which it was given back, ps
+S_READY: Final = 18  # time at which the pending request (send) was made, ps
+S_BLOCKED: Final = 19  # time since which the send has waited for buffer space, -1 while it does not
+S_SPACE_WAIT: Final = 20  # total time that the send has waited for buffer space, ps
+S_COLS: Final = 21
 
 # --- chunks --------------------------------------------------------------------------------------------------------
 C_BYTES: Final = 0
