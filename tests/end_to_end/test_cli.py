@@ -102,10 +102,21 @@ def test_compare_prints_a_table_that_says_synthetic(small: str, capsys: pytest.C
     assert run(["compare", small, "--tokens", "4,16", "--prove"]) == 0
     out = capsys.readouterr().out
     assert "SYNTHETIC" in out.splitlines()[0]
-    assert "speed-up over ep" in out
+    assert "speed-up" in out
+    assert "over ep" in out
     assert out.count("fse-dp-paired") >= 2
     assert "proven: 24 timelines compute the dense layer" in out
     assert "DDR layout of tp: " in out
+
+
+def test_compare_in_a_narrow_terminal_cuts_no_number(
+    small: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expertstream.cli.console.PIPE_WIDTH", 80)
+    assert run(["compare", small, "--tokens", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "(a wider terminal shows also: over D2D" in out
+    assert "…" not in out
 
 
 def test_compare_json_is_all_of_stdout_and_all_of_the_file(small: str, capsys: pytest.CaptureFixture[str]) -> None:

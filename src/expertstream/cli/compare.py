@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from expertstream.cli import inputs
@@ -21,6 +22,7 @@ from expertstream.units import format_bytes, format_time
 from expertstream.workload import Spread
 
 Row = dict[str, Any]
+DROP = ["over D2D", "from DDR", "passes", "MAC use"]  # columns that a narrow terminal goes without, in this order
 
 
 def compare_command(
@@ -179,7 +181,10 @@ def show(document: Row) -> None:
     """Print the table, the DDR layouts and the proof."""
     console = stdout()
     console.print(title_of(document), style="bold", soft_wrap=True)
-    console.print(_table(document))
+    found, dropped = _table(document, console.width)
+    console.print(found)
+    if dropped:
+        console.print(f"(a wider terminal shows also: {', '.join(dropped)})")
     layouts: dict[str, list[str]] = {}
     for row in document["by_tokens"]:
         users = layouts.setdefault(row["ddr_layout"], [])
@@ -194,25 +199,37 @@ def show(document: Row) -> None:
         )
 
 
-def _table(document: Row) -> Table:
-    columns = ["tokens", "strategy", "latency", f"speed-up over {document['baseline']}", "latency / bound"]
-    columns += ["MAC use", "from DDR", "over D2D", "peak SRAM", "passes"]
-    out = table("", columns, [], left=2)
-    out.columns[0].justify = "right"
+def _table(document: Row, width: int) -> tuple[Table, list[str]]:
+    """The table, and the columns that were left out because the terminal is too narrow."""
+    dropped: list[str] = []
+    while True:
+        out = _table_without(document, dropped)
+        if len(dropped) == len(DROP) or Console(width=1000).measure(out).maximum <= width:
+            return out, dropped
+        dropped = DROP[: len(dropped) + 1]
+
+
+def _table_without(document: Row, dropped: list[str]) -> Table:
     rows = document["by_tokens"]
+    cells = {
+        "tokens": [str(row["tokens"]) for row in rows],
+        "strategy": [row["strategy"] for row in rows],
+        "latency": [format_time(row["latency_ps"]) for row in rows],
+        f"speed-up\nover {document['baseline']}": ["-" if not r["speedup"] else f"{r['speedup']:.3f}x" for r in rows],
+        "latency\n/ bound": ["-" if row["gap"] is None else f"{row['gap']:.4f}" for row in rows],
+        "MAC use": [f"{100 * row['utilisation']:.1f} %" for row in rows],
+        "from DDR": [format_bytes(row["ddr_bytes"]) for row in rows],
+        "over D2D": [format_bytes(row["d2d_bytes"]) for row in rows],
+        "peak SRAM": [format_bytes(row["peak_package_bytes"]) for row in rows],
+        "passes": [str(row["passes"]) for row in rows],
+    }
+    cells = {name: column for name, column in cells.items() if name not in dropped}
+    out = table("", list(cells), [], left=2)
+    out.columns[0].justify = "right"
     best = {n: min(r["latency_ps"] for r in rows if r["tokens"] == n) for n in {r["tokens"] for r in rows}}
-    for row, after in zip(rows, [*rows[1:], None], strict=True):
+    for row, after, *texts in zip(rows, [*rows[1:], None], *cells.values(), strict=True):
         out.add_row(
-            str(row["tokens"]),
-            row["strategy"],
-            format_time(row["latency_ps"]),
-            "-" if row["speedup"] is None else f"{row['speedup']:.3f}x",
-            "-" if row["gap"] is None else f"{row['gap']:.4f}",
-            f"{100 * row['utilisation']:.1f} %",
-            format_bytes(row["ddr_bytes"]),
-            format_bytes(row["d2d_bytes"]),
-            format_bytes(row["peak_package_bytes"]),
-            str(row["passes"]),
+            *texts,
             style="bold green" if row["latency_ps"] == best[row["tokens"]] else None,
             end_section=after is not None and after["tokens"] != row["tokens"],
         )

@@ -98,7 +98,7 @@ def check_layers(layers: Sequence[int], model: MoEModel) -> None:
 
 def routing_label(source: str, synthetic: bool) -> str:
     """Where the routing comes from; synthetic routing says so in capitals."""
-    return f"SYNTHETIC routing ({source.removeprefix('synthetic routing ')})" if synthetic else f"routing: {source}"
+    return f"SYNTHETIC routing ({source.removeprefix('synthetic routing for ')})" if synthetic else f"routing: {source}"
 
 
 def options_of(micro_slices: int | None, placement: str, decision_time: str) -> Options:

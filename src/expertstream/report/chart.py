@@ -16,7 +16,7 @@ from expertstream.report.files import replacing
 
 FORMATS = ("png", "svg", "pdf")
 # Okabe and Ito's colours: told apart by readers with colour-blindness and in print
-COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#999999", "#F0E442", "#009E73", "#D55E00", "#CC79A7", "#000000")
+COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#999999", "#CC79A7", "#009E73", "#D55E00", "#000000", "#F0E442")
 
 
 def write_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str], *, title: str) -> None:
