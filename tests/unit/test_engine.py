@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from expertstream.engine import compile as compiling
+from expertstream.engine import kernel
 from expertstream.engine.layout import ADMITTED, COMPUTE, LOAD, SEND, STARTED, TOKENS, WAITING
 from expertstream.engine.network import Network
 from expertstream.engine.run import run
@@ -197,3 +199,27 @@ def test_a_dispatcher_decides_when_a_group_completes_or_a_channel_runs_dry_and_i
 
 def test_no_work_takes_no_time() -> None:
     assert run(Work(), full_network(2)).latency_ps == 0
+
+
+def test_of_alternatives_the_one_with_the_roomier_target_is_loaded() -> None:
+    work = Work()
+    placed, group = work.new_group(), work.new_group()
+    held = work.new_gates(2)[0]
+    work.add_chunks(group=placed, bytes=5 * KB, die=[[1]], hold=held)
+    pairs = [
+        work.add_chunks(group=group, bytes=KB, die=[order], channel=0, compute_ps=10, done=held)[0]
+        for order in ([0, 1], [0, 2], [0, 1], [0, 2])
+    ]
+    work.set_gate(int(held), 4)
+    chunks = np.array(pairs, dtype=np.int64).reshape(2, 2)
+    work.add_alternatives(chunks, np.array([[1, 2], [1, 1]], dtype=np.int64))
+    timeline = run(work, full_network(3, buffer=20 * KB))
+    load = timeline.kind == LOAD
+    assert timeline.chunk[load].tolist() == [pairs[1], pairs[2]]  # die 2 is empty; of equals, the first
+    assert set(timeline.chunk.tolist()) == {pairs[1], pairs[2]}
+    assert timeline.hold_die.size == 5  # nothing of the other two was ever in a buffer
+    assert (timeline.hold_to_ps > timeline.hold_from_ps).all()
+
+
+def test_a_changed_engine_file_makes_the_compiled_cache_stale() -> None:
+    assert kernel.advance._cache._cache_file._source_stamp == compiling._STAMP  # type: ignore[attr-defined]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
+_STAMP = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -18,5 +21,9 @@ def njit(function: F) -> F:
     try:
         compiled: Any = numba.njit(cache=True)(function)
     except RuntimeError:
-        compiled = numba.njit(function)
+        return cast(F, numba.njit(function))
+    # Numba looks only at a function's own file, so a change of layout.py or of a callee would go unnoticed.
+    file: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(file, "_source_stamp"):
+        file._source_stamp = _STAMP
     return cast(F, compiled)

@@ -42,7 +42,9 @@ C_FIRST: Final = 6  # first stop
 C_LEFT: Final = 7  # stops whose buffer space is not given back yet
 C_NEXT: Final = 8  # next chunk in the wait list that this chunk is in
 C_LOAD: Final = 9  # duration of its load, ps
-C_COLS: Final = 10
+C_OTHER: Final = 10  # next of the chunks of which only one is loaded (Work.add_alternatives), -1 for none
+C_TARGET: Final = 11  # die whose free space decides which of them that is
+C_COLS: Final = 12
 
 # --- control scalars -----------------------------------------------------------------------------------------------
 K_NOW: Final = 0

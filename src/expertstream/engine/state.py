@@ -78,13 +78,16 @@ def build(work: Work, network: Network) -> State:
         (at.C_FIRST, first),
         (at.C_LEFT, c["n_stops"]),
         (at.C_NEXT, -1),
+        (at.C_OTHER, c["other"]),
+        (at.C_TARGET, c["target"]),
         (at.C_LOAD, transfer_ps(c["bytes"], bandwidth)),
     ):
         chunks[:, column] = values
     gates = work.gate_array().copy()
-    gate_ptr, gate_items = _gate_waiters(c["gate"], s["gate"], s["hold"], gates.size)
+    gate_ptr, gate_items = _gate_waiters(np.where(c["first"] > 0, c["gate"], -1), s["gate"], s["hold"], gates.size)
     order = np.argsort(c["group"], kind="stable").astype(np.int64)
-    per_group = np.bincount(c["group"], minlength=work.n_groups).astype(np.int64)
+    order = order[c["first"][order] > 0]
+    per_group = np.bincount(c["group"][order], minlength=work.n_groups).astype(np.int64)
     n_pools, n_links, n_channels = 2 * n_dies, network.n_links, network.n_channels
     computes = np.bincount(s["die"][s["compute_ps"] > 0], minlength=n_dies).astype(np.int64)
     rows = int(n_chunks + n_stops + computes.sum())

@@ -71,7 +71,7 @@ class Timeline:
         is_send = kind == at.SEND
         here = state.tables["stops"][stop, at.S_DIE]
         to = state.tables["stops"][stop + is_send, at.S_DIE]
-        held = np.flatnonzero(state.tables["stops"][:, at.S_SPACE] > 0)
+        held = np.flatnonzero((state.tables["stops"][:, at.S_SPACE] > 0) & (state.tables["stops"][:, at.S_STATE] > 0))
         stays = state.tables["stops"][held]
         return cls(
             start_ps=rows[:, at.T_START].copy(),

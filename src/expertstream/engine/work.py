@@ -31,6 +31,7 @@ class Work:
     _chunks: list[dict[str, Ints]] = field(default_factory=list)
     _stops: list[dict[str, Ints]] = field(default_factory=list)
     n_chunks: int = 0
+    _alternatives: list[tuple[Ints, Ints]] = field(default_factory=list)
 
     def new_group(self) -> int:
         """Return the number of a new group."""
@@ -116,9 +117,30 @@ class Work:
         self.n_chunks += n
         return np.arange(self.n_chunks - n, self.n_chunks, dtype=np.int64)
 
+    def add_alternatives(self, chunks: Ints, target: Ints) -> None:
+        """Let only one chunk of each row be loaded: that whose target die has the most free space when its turn comes.
+
+        Args:
+            chunks: int64 [n, m], loaded from the same channel, of the same group; of equals the first is taken. The
+                first stands in the queue for all, and its gate counts for all.
+            target: int64 [n, m], the dies that are compared.
+        """
+        self._alternatives.append((chunks, target))
+
     def chunk_arrays(self) -> dict[str, Ints]:
-        """All chunks, one int64 [chunks] array a field: bytes, pool, group, channel, gate, flow, n_stops, tag."""
-        return {name: _joined([batch[name] for batch in self._chunks]) for name in _CHUNK_FIELDS}
+        """All chunks, one int64 [chunks] array a field.
+
+        bytes, pool, group, channel, gate, flow, n_stops, tag; of alternatives: other (the next one, -1: none), target
+        (its die) and first (1 for the first of a row and for every chunk without alternatives).
+        """
+        fields = {name: _joined([batch[name] for batch in self._chunks]) for name in _CHUNK_FIELDS}
+        other, target = np.full(self.n_chunks, -1, dtype=np.int64), np.zeros(self.n_chunks, dtype=np.int64)
+        first = np.ones(self.n_chunks, dtype=np.int64)
+        for chunks, dies in self._alternatives:
+            other[chunks[:, :-1]] = chunks[:, 1:]
+            target[chunks] = dies
+            first[chunks[:, 1:]] = 0
+        return {**fields, "other": other, "target": target, "first": first}
 
     def stop_arrays(self) -> dict[str, Ints]:
         """All stops, one int64 [stops] array a field, in chunk order."""
