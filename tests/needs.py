@@ -1,4 +1,4 @@
-"""Tools that some tests need: without them a test skips with a reason, but fails in CI, where everything is installed."""
+"""Tools that some tests need: without them a test skips with a reason; in CI, where all are installed, it fails."""
 
 from __future__ import annotations
 
