@@ -5,6 +5,7 @@ from expertstream.analysis.buffers import Buffers, measure_buffers, occupancy
 from expertstream.analysis.metrics import Metrics, measure
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
+from expertstream.analysis.windows import Windows, busy_in_windows, links_of_sends
 
 __all__ = [
     "CAUSES",
@@ -12,6 +13,9 @@ __all__ = [
     "Buffers",
     "Metrics",
     "Utilisation",
+    "Windows",
+    "busy_in_windows",
+    "links_of_sends",
     "lower_bounds",
     "measure",
     "measure_buffers",

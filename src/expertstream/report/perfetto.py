@@ -1,31 +1,42 @@
-"""A timeline as Chrome trace events, for ui.perfetto.dev.
+"""A timeline as Chrome trace events, for ui.perfetto.dev and chrome://tracing.
 
-Tracks: each die is a process with its MAC array and a counter for each of its buffers; the DDR channels are one process
-and the directed links another. Times are microseconds with six decimals: exact to the picosecond.
+Each die is a process: its MAC array, its DDR channels and its outgoing links are threads, its buffers and the load of
+its links counters. Channels that serve several dies belong to a process of their own, the I/O die. Arrows follow each
+micro-slice along its expert's trajectory. Times are microseconds with six decimals: exact to the picosecond.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from expertstream.analysis import occupancy
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.analysis import busy_in_windows, links_of_sends, occupancy
+from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.timeline import KINDS, Timeline
 from expertstream.report.files import replacing
 
 if TYPE_CHECKING:
+    from expertstream.package import Package
     from expertstream.simulate import Result
 
 POOLS = ("weight buffer", "token buffer")
+LINK_WINDOWS = 500  # of the counters of the links
+EVENTS_AT_ONCE = 4096  # events joined to one write
+START, STEP, FINISH = "s", "t", "f"  # phases of a flow
 
 
 def write_perfetto(result: Result, path: str | os.PathLike[str]) -> None:
     """Write a run as a Chrome trace-event file; the same run gives the same bytes.
 
     An event's name says what is moved or computed, columns as half-open ranges; ``args`` hold bytes, tokens, the time
-    waited since it was asked for, and the group. A transfer over several links appears on each of them.
+    waited since it was asked for, and the group. A transfer over several links appears on each of them. The events are
+    written as they are made.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -41,17 +52,57 @@ def write_perfetto(result: Result, path: str | os.PathLike[str]) -> None:
         "ddr_layout": result.plan.ddr_layout,
         "notes": list(result.plan.notes),
     }
+    tracks = _Tracks(result.workload.package, result.timeline)
+    events = itertools.chain(tracks.named(), _activities(result, tracks), _buffers(result), _links(result, tracks))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},"traceEvents":[\n')
-        file.write(",\n".join(_events(result)))
+        before = ""
+        while some := list(itertools.islice(events, EVENTS_AT_ONCE)):
+            file.write(before + ",\n".join(some))
+            before = ",\n"
         file.write("\n]}\n")
 
 
-def _events(result: Result) -> Iterator[str]:
-    timeline, n_dies = result.timeline, result.timeline.network.n_dies
-    yield from _tracks(timeline)
-    names = [_slice_name(result, *row) for row in result.plan.slices.tolist()]
-    network = timeline.network
+class _Tracks:
+    """Process and thread of every resource; numbers from 1, because 0 is the idle process of an operating system."""
+
+    def __init__(self, package: Package, timeline: Timeline) -> None:
+        network = timeline.network
+        n_dies = network.n_dies
+        attached = [channel.dies for channel in package.channels]
+        io_die = n_dies + 1
+        self.links = network.links.tolist()
+        self.mac = [(die + 1, die + 1) for die in range(n_dies)]
+        self.channel = [
+            (dies[0] + 1 if len(dies) == 1 else io_die, n_dies + 1 + number) for number, dies in enumerate(attached)
+        ]
+        first = n_dies + 1 + len(attached)
+        self.link = [(source + 1, first + number) for number, (source, _) in enumerate(self.links)]
+        self._processes = {die + 1: f"die {die}" for die in range(n_dies)}
+        if any(pid == io_die for pid, _ in self.channel):
+            self._processes[io_die] = "I/O die"
+
+    def named(self) -> Iterator[str]:
+        """Metadata events: names and order of the processes and threads."""
+        for pid, name in self._processes.items():
+            yield f'{{"ph":"M","pid":{pid},"name":"process_name","args":{{"name":"{name}"}}}}'
+            yield f'{{"ph":"M","pid":{pid},"name":"process_sort_index","args":{{"sort_index":{pid}}}}}'
+        threads = [
+            *((place, "MAC array") for place in self.mac),
+            *((place, f"DDR channel {number}") for number, place in enumerate(self.channel)),
+            *((place, f"link to die {self.links[number][1]}") for number, place in enumerate(self.link)),
+        ]
+        for (pid, tid), name in threads:
+            yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_name","args":{{"name":"{name}"}}}}'
+            yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_sort_index","args":{{"sort_index":{tid}}}}}'
+
+
+def _activities(result: Result, tracks: _Tracks) -> Iterator[str]:
+    timeline = result.timeline
+    experts = [_expert(result, expert) for expert in range(result.workload.columns.size)]
+    slices = [(experts[e], f"{experts[e]} columns {a}-{b}") for e, a, b in result.plan.slices.tolist()]
+    rows, links = links_of_sends(timeline)
+    hops = np.searchsorted(rows, np.arange(len(timeline) + 1))  # where each row's links begin
     columns = (
         timeline.start_ps,
         timeline.end_ps,
@@ -59,62 +110,97 @@ def _events(result: Result) -> Iterator[str]:
         timeline.resource,
         timeline.die,
         timeline.source,
+        timeline.chunk,
         timeline.tag,
         timeline.bytes,
         timeline.tokens,
         timeline.ready_ps,
         timeline.space_ps,
         timeline.group,
+        _flow_phases(timeline),
+        hops[:-1],
+        hops[1:],
     )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    for start, end, kind, resource, die, source, tag, n_bytes, tokens, ready, space, group in rows:
-        what = names[tag] if tag >= 0 else "tokens" if kind else "load"
-        args = f'"wait_us":{_us(start - ready)},"group":{group}'
-        if KINDS[kind] == "compute":
-            places = [(die, 0)]
-            name, args = f"{what}, {_count(tokens, 'token')}", f'"tokens":{tokens},{args}'
-        elif KINDS[kind] == "load":
-            places = [(n_dies, resource)]
-            name, args = f"{what} to die {die}", f'"bytes":{n_bytes},"wait_for_space_us":{_us(space)},{args}'
+    for values in _rows(columns):
+        start, end, kind, resource, die, source, chunk, tag, n_bytes, tokens, ready, space, group, *rest = values
+        phase, first_hop, end_hop = rest
+        flow, what = slices[tag] if tag >= 0 else ("", "tokens" if kind != LOAD else "load")
+        ts, duration, waited = _us(start), _us(end - start), _us(start - ready)
+        if kind == COMPUTE:
+            places = [tracks.mac[die]]
+            name = f"{what}, {tokens} token{'' if tokens == 1 else 's'}"
+            args = f'"tokens":{tokens},"wait_us":{waited},"group":{group}'
         else:
-            pair = source * n_dies + die
-            links = network.path_links[network.path_ptr[pair] : network.path_ptr[pair + 1]]
-            places = [(n_dies + 1, link) for link in links.tolist()]
-            name = f"{what} from die {source} to die {die}"
-            args = f'"bytes":{n_bytes},"wait_for_space_us":{_us(space)},{args}'
+            args = f'"bytes":{n_bytes},"wait_for_space_us":{_us(space)},"wait_us":{waited},"group":{group}'
+            if kind == LOAD:
+                places = [tracks.channel[resource]]
+                name = f"{what} to die {die}"
+            else:
+                places = [tracks.link[link] for link in links[first_hop:end_hop].tolist()]
+                name = f"{what} from die {source} to die {die}"
         for pid, tid in places:
             yield (
-                f'{{"ph":"X","pid":{pid},"tid":{tid},"ts":{_us(start)},"dur":{_us(end - start)},'
+                f'{{"ph":"X","pid":{pid},"tid":{tid},"ts":{ts},"dur":{duration},'
                 f'"name":"{name}","cat":"{KINDS[kind]}","args":{{{args}}}}}'
             )
-    for die in range(n_dies):
+        for nth, (pid, tid) in enumerate(places if phase else ()):
+            # over several links: a start is the first of them, a finish the last
+            at_end = nth == (0 if phase == START else len(places) - 1)
+            bind = ',"bp":"e"' if phase == FINISH and at_end else ""
+            yield (
+                f'{{"ph":"{phase if at_end else STEP}","id":{chunk},"pid":{pid},"tid":{tid},"ts":{ts},'
+                f'"name":"{flow}","cat":"trajectory"{bind}}}'
+            )
+
+
+def _rows(columns: tuple[NDArray[Any], ...]) -> Iterator[tuple[Any, ...]]:
+    """Rows of equally long columns as Python values; only some at a time, because these take much memory."""
+    for first in range(0, columns[0].size, EVENTS_AT_ONCE):
+        yield from zip(*(column[first : first + EVENTS_AT_ONCE].tolist() for column in columns), strict=True)
+
+
+def _flow_phases(timeline: Timeline) -> NDArray[np.str_]:
+    """Phase of each row in the flow of its micro-slice, "" where it has none; str [rows]."""
+    out = np.full(len(timeline), "", dtype="<U1")
+    rows = np.flatnonzero(timeline.tag >= 0)
+    if rows.size == 0:
+        return out
+    rows = rows[np.argsort(timeline.chunk[rows], kind="stable")]
+    chunk = timeline.chunk[rows]
+    differs = chunk[1:] != chunk[:-1]
+    first, last = np.concatenate(([True], differs)), np.concatenate((differs, [True]))
+    out[rows] = STEP
+    out[rows[first]] = START
+    out[rows[last]] = FINISH
+    out[rows[first & last]] = ""
+    return out
+
+
+def _buffers(result: Result) -> Iterator[str]:
+    for die in range(result.timeline.network.n_dies):
         for pool, counter in enumerate(POOLS):
-            for time, held in zip(*(values.tolist() for values in occupancy(timeline, die, pool)), strict=True):
-                yield f'{{"ph":"C","pid":{die},"ts":{_us(time)},"name":"{counter}","args":{{"bytes":{held}}}}}'
+            for time, held in zip(*(values.tolist() for values in occupancy(result.timeline, die, pool)), strict=True):
+                yield f'{{"ph":"C","pid":{die + 1},"ts":{_us(time)},"name":"{counter}","args":{{"bytes":{held}}}}}'
 
 
-def _tracks(timeline: Timeline) -> Iterator[str]:
-    network = timeline.network
-    links = [f"die {a} to die {b}" for a, b in network.links.tolist()]
-    processes = [(f"die {die}", ["MAC array"]) for die in range(network.n_dies)]
-    processes.append(("DDR", [f"channel {channel}" for channel in range(network.n_channels)]))
-    processes.append(("D2D links", links))
-    for pid, (process, threads) in enumerate(processes):
-        yield f'{{"ph":"M","pid":{pid},"name":"process_name","args":{{"name":"{process}"}}}}'
-        yield f'{{"ph":"M","pid":{pid},"name":"process_sort_index","args":{{"sort_index":{pid}}}}}'
-        for tid, thread in enumerate(threads):
-            yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_name","args":{{"name":"{thread}"}}}}'
-            yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_sort_index","args":{{"sort_index":{tid}}}}}'
+def _links(result: Result, tracks: _Tracks) -> Iterator[str]:
+    """Share of each window for which a link is busy, per cent with one decimal."""
+    windows = busy_in_windows(result.timeline, LINK_WINDOWS)
+    length = np.maximum(np.diff(windows.edges_ps), 1)
+    # Rounded down in integers: the product stays within int64 for windows of up to 2.5 hours.
+    tenths = windows.link_ps * 1000 // length
+    times = [_us(edge) for edge in windows.edges_ps.tolist()]
+    for (pid, _), (_, to), shares in zip(tracks.link, tracks.links, tenths.tolist(), strict=True):
+        for ts, share in zip(times, [*shares, 0], strict=True):
+            yield (
+                f'{{"ph":"C","pid":{pid},"ts":{ts},"name":"link to die {to}, % busy",'
+                f'"args":{{"busy":{share // 10}.{share % 10}}}}}'
+            )
 
 
-def _slice_name(result: Result, expert: int, first: int, end: int) -> str:
+def _expert(result: Result, expert: int) -> str:
     routed = result.workload.model.n_experts
-    who = f"expert {expert}" if expert < routed else f"shared expert {expert - routed}"
-    return f"{who} columns {first}-{end}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"expert {expert}" if expert < routed else f"shared expert {expert - routed}"
 
 
 def _us(time_ps: int) -> str:
