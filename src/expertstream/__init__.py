@@ -3,6 +3,7 @@
 from expertstream.errors import ExpertStreamError
 from expertstream.model import MoEModel
 from expertstream.package import Package
+from expertstream.package.technology import Technology
 from expertstream.simulate import Comparison, Result, compare, simulate
 from expertstream.strategy import Options, Plan, Strategy, strategy_names
 from expertstream.trace import Routing, RoutingTrace, packaged_trace, synthesize
@@ -18,6 +19,7 @@ __all__ = [
     "Routing",
     "RoutingTrace",
     "Strategy",
+    "Technology",
     "compare",
     "packaged_trace",
     "simulate",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent
 
 
 def preset_names(room: str) -> list[str]:
-    """Names of the packaged presets of a room ("model", "package"), sorted."""
+    """Names of the packaged presets of a room ("model", "package", "package/technology"), sorted."""
     return sorted(p.stem for p in (ROOT / room / "presets").glob("*.yaml"))
 
 
@@ -29,7 +29,8 @@ def preset_path(room: str, name: str) -> Path:
     """The YAML file of a packaged preset. Raises ConfigError for an unknown name."""
     names = preset_names(room)
     if name not in names:
-        raise ConfigError(f"unknown {room} preset '{name}'{nearest(name, names) or '.'} Available: {', '.join(names)}")
+        what = Path(room).name
+        raise ConfigError(f"unknown {what} preset '{name}'{nearest(name, names) or '.'} Available: {', '.join(names)}")
     return ROOT / room / "presets" / f"{name}.yaml"
 
 

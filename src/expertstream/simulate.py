@@ -20,6 +20,7 @@ from expertstream.errors import ConfigError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.numerics import prove
 from expertstream.package import Package
+from expertstream.package.technology import Technology
 from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, get_strategy, strategy_names
 from expertstream.trace import Routing, RoutingTrace
@@ -38,6 +39,7 @@ class Result:
     workload: LayerWorkload
     plan: Plan
     timeline: Timeline
+    technology: Technology | None = None
 
     @property
     def latency_ps(self) -> int:
@@ -46,8 +48,8 @@ class Result:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """Everything of 2-model.md section 6 but energy."""
-        return measure(self.workload, self.plan, self.timeline)
+        """Everything of 2-model.md section 6."""
+        return measure(self.workload, self.plan, self.timeline, self.technology)
 
     @property
     def expert(self) -> NDArray[np.int64]:
@@ -75,6 +77,9 @@ class Result:
             f"  utilisation  {100 * m.utilisation:.1f} % of the MAC arrays",
             f"  traffic      {format_bytes(m.ddr_bytes)} from DDR, {format_bytes(m.d2d_bytes)} x hops over D2D",
             f"  peak SRAM    {format_bytes(m.buffers.package_peak_both_bytes)} in the package",
+            f"  energy       {_range(m.energy.total_pj / 1e9)} mJ, {_range(m.energy.per_token_pj / 1e9)} mJ per token",
+            f"  power        {_range(m.energy.average_power_w)} W, at the peak {_range(m.energy.peak_power_w)} W",
+            f"  die area     {_range(m.area.total_mm2)} mm2 (constants: {m.technology})",
             f"  passes       {m.passes}",
             f"  DDR layout   {self.plan.ddr_layout}",
             *(f"  note         {note}" for note in self.plan.notes),
@@ -103,6 +108,11 @@ class Result:
         }
 
 
+def _range(levels: NDArray[np.float64]) -> str:
+    low, nominal, high = (f"{level:.3g}" for level in levels)
+    return f"{nominal} ({low} to {high})"
+
+
 def network_of(package: Package, workload: LayerWorkload, plan: Plan) -> Network:
     """The package's resources with the buffers that the plan was given."""
     return Network(
@@ -123,12 +133,14 @@ def simulate(
     *,
     spread: Spread = "contiguous",
     options: Options | None = None,
+    technology: Technology | None = None,
 ) -> Result:
     """Simulate one MoE layer of one iteration.
 
     Args:
         routing: the tokens' experts, for example ``trace.iteration(tokens=64, layer=12)``.
         spread: how tokens are spread over the dies.
+        technology: constants of energy and area; default: ``Technology.preset("5nm")``.
 
     Raises:
         ConfigError: the strategy is unknown.
@@ -141,7 +153,7 @@ def simulate(
     workload = LayerWorkload.of(model, package, routing, spread=spread)
     plan = plan_layer(workload, options)
     timeline = run(plan.work, network_of(package, workload, plan), plan.dispatcher, decision_ps=options.decision_ps)
-    return Result(strategy, workload, plan, timeline)
+    return Result(strategy, workload, plan, timeline, technology)
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ class Comparison:
     rows: tuple[Row, ...]
 
     def by_tokens(self) -> list[Row]:
-        """Means over the layers of each (tokens, strategy): latency, gap, speed-up; peaks are maxima.
+        """Means over the layers of each (tokens, strategy): latency, gap, speed-up, nominal energy; peaks are maxima.
 
         The speed-up is the ratio of summed latencies, as of a model that runs these layers one after another.
         """
@@ -176,6 +188,7 @@ class Comparison:
                     "ddr_bytes": sum(r["ddr_bytes"] for r in rows) // len(rows),
                     "d2d_bytes": sum(r["d2d_bytes"] for r in rows) // len(rows),
                     "peak_package_bytes": max(r["peak_package_bytes"] for r in rows),
+                    "energy_pj": sum(r["energy_pj"][1] for r in rows) / len(rows),
                     "passes": max(r["passes"] for r in rows),
                     "ddr_layout": rows[0]["ddr_layout"],
                     "synthetic": rows[0]["synthetic"],
@@ -196,6 +209,7 @@ def compare(
     spread: Spread = "contiguous",
     baseline: str = "ep",
     options: Options | None = None,
+    technology: Technology | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
     """Simulate every strategy on the same iterations.
@@ -223,7 +237,7 @@ def compare(
         if progress:
             progress(done, len(jobs), f"{name}, {n} tokens, layer {layer}")
         routing = trace.iteration(tokens=n, layer=layer, mix=mix)
-        result = simulate(model, package, routing, name, spread=spread, options=options)
+        result = simulate(model, package, routing, name, spread=spread, options=options, technology=technology)
         rows.append(result.to_dict())
     if progress:
         progress(len(jobs), len(jobs), "done")

@@ -136,4 +136,8 @@ def test_all_measures_of_a_run() -> None:
         "passes": 1,
         "computes": 2,
         "n_events": metrics.n_events,
+        "technology": "5nm",
+        **metrics.energy.to_dict(),  # test_analysis_energy.py
+        **metrics.area.to_dict(),
+        "rated_power_w": metrics.rated_power_w.tolist(),
     }

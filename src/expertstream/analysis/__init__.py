@@ -1,25 +1,38 @@
-"""What a timeline says: buffers, use of resources, stalls, lower bounds."""
+"""What a timeline says: buffers, use of resources, stalls, lower bounds, energy; and what a design takes."""
 
+from expertstream.analysis.activity import Activity, count_activity
+from expertstream.analysis.area import AREA_COMPONENTS, Area, Budget, die_area
 from expertstream.analysis.bounds import Bounds, lower_bounds
 from expertstream.analysis.buffers import Buffers, measure_buffers, occupancy
+from expertstream.analysis.energy import COMPONENTS, Energy, measure_energy, rated_power_w
 from expertstream.analysis.metrics import Metrics, measure
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
 from expertstream.analysis.windows import Windows, busy_in_windows, links_of_sends
 
 __all__ = [
+    "AREA_COMPONENTS",
     "CAUSES",
+    "COMPONENTS",
+    "Activity",
+    "Area",
     "Bounds",
+    "Budget",
     "Buffers",
+    "Energy",
     "Metrics",
     "Utilisation",
     "Windows",
     "busy_in_windows",
+    "count_activity",
+    "die_area",
     "links_of_sends",
     "lower_bounds",
     "measure",
     "measure_buffers",
+    "measure_energy",
     "measure_utilisation",
     "occupancy",
+    "rated_power_w",
     "stall_ps",
 ]

@@ -1,4 +1,4 @@
-"""Everything that one run reports, from its timeline (2-model.md section 6; energy apart)."""
+"""Everything that one run reports, from its timeline (2-model.md section 6)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expertstream.analysis.area import Area, die_area
 from expertstream.analysis.bounds import Bounds, lower_bounds
 from expertstream.analysis.buffers import Buffers, measure_buffers
+from expertstream.analysis.energy import Energy, measure_energy, rated_power_w
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
 from expertstream.engine.layout import COMPUTE
 from expertstream.engine.timeline import Timeline
+from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
 from expertstream.strategy.plan import Plan
 from expertstream.workload import LayerWorkload
 
@@ -28,6 +31,8 @@ class Metrics:
         stall_ps: int64 [dies, causes], idle time by cause (``CAUSES``).
         given_bytes: int64 [dies, 2], weight and token buffers that the strategy was given.
         computes: computes that were run; ``n_events``: events that the engine processed.
+        technology: name of the profile of ``energy``, ``area`` (with the buffers that the strategy was given) and
+            ``rated_power_w``, float64 [3], the power with everything at its full rate.
     """
 
     latency_ps: int
@@ -39,6 +44,10 @@ class Metrics:
     passes: int
     computes: int
     n_events: int
+    technology: str
+    energy: Energy
+    area: Area
+    rated_power_w: NDArray[np.float64]
 
     @property
     def utilisation(self) -> float:
@@ -91,12 +100,18 @@ class Metrics:
             "passes": self.passes,
             "computes": self.computes,
             "n_events": self.n_events,
+            "technology": self.technology,
+            **self.energy.to_dict(),
+            **self.area.to_dict(),
+            "rated_power_w": self.rated_power_w.tolist(),
         }
 
 
-def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline) -> Metrics:
-    """Measure a run of ``plan``."""
+def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology: Technology | None = None) -> Metrics:
+    """Measure a run of ``plan``; ``technology``: default "5nm"."""
+    technology = technology or Technology.preset(DEFAULT_TECHNOLOGY)
     use = measure_utilisation(timeline)
+    area = die_area(workload.package, technology, workload.model, plan.buffer_bytes)
     return Metrics(
         latency_ps=timeline.latency_ps,
         use=use,
@@ -107,4 +122,8 @@ def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline) -> Metrics:
         passes=plan.passes,
         computes=int((timeline.kind == COMPUTE).sum()),
         n_events=timeline.n_events,
+        technology=technology.name,
+        energy=measure_energy(workload, plan, timeline, technology, area),
+        area=area,
+        rated_power_w=rated_power_w(workload.package, technology, workload.model, area),
     )

@@ -12,6 +12,7 @@ import typer
 from expertstream.errors import ConfigError, TraceError
 from expertstream.model import MoEModel
 from expertstream.package import Package
+from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
 from expertstream.strategy import Options
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
 from expertstream.units import parse_time_ps
@@ -44,6 +45,10 @@ PlacementOption = Annotated[
 DecisionOption = Annotated[
     str, typer.Option("--decision-time", metavar="TIME", help="Time of one scheduling decision, such as '80 ns'.")
 ]
+TechnologyOption = Annotated[
+    str,
+    typer.Option("--technology", metavar="NAME|FILE.yaml", help="Energy and area: 5nm, 28nm or yours."),
+]
 ProveOption = Annotated[
     bool, typer.Option("--prove", help="Replay the timeline on random weights against the dense layer.")
 ]
@@ -62,6 +67,13 @@ def load_package(text: str) -> Package:
     if text not in Package.preset_names() and _is_path(text, (".yaml", ".yml")):
         return Package.from_yaml(text)
     return Package.preset(text)
+
+
+def load_technology(text: str = DEFAULT_TECHNOLOGY) -> Technology:
+    """A preset's name or a YAML file. Raises ConfigError."""
+    if text not in Technology.preset_names() and _is_path(text, (".yaml", ".yml")):
+        return Technology.from_yaml(text)
+    return Technology.preset(text)
 
 
 def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence[int] | None = None) -> RoutingTrace:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from expertstream.cli.console import print_json, stdout, table
-from expertstream.cli.inputs import JsonOption, load_package
+from expertstream.cli.inputs import JsonOption, load_package, load_technology
 from expertstream.package import Package
+from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.units import format_bandwidth, format_bytes
 
 package_app = typer.Typer(help="Multi-chiplet packages.", no_args_is_help=True)
@@ -54,3 +55,30 @@ def show_command(
         ]
         columns = ["package", "dies", "compute", "weights + tokens per die", "DDR channels", "per directed link"]
         stdout().print(table("Package presets", columns, rows))
+
+
+@package_app.command("technology")
+def technology_command(
+    technology: Annotated[
+        str, typer.Argument(metavar="[NAME|FILE.yaml]", help="A profile: 5nm, 28nm or a file.")
+    ] = DEFAULT_TECHNOLOGY,
+    json: JsonOption = False,
+) -> None:
+    """Show the constants of energy and area with their ranges and sources.
+
+    Example: expertstream package technology 5nm
+    """
+    profile = load_technology(technology)
+    if json:
+        print_json(profile.model_dump(mode="json"))
+        return
+    rows = [
+        [name, f"{c.low:g}", f"{c.value:g}", f"{c.high:g}", c.unit, c.node, c.confidence, c.source]
+        for name, c in profile.constants()
+    ]
+    columns = ["constant", "low", "value", "high", "unit", "node", "confidence", "source"]
+    out = table(f"{profile.name}: {profile.summary}", columns, rows)
+    for column in out.columns[4:]:
+        column.justify = "left"
+    stdout().print(out)
+    print(f"D2D interface: {profile.d2d_kind}; memory: {profile.memory_kind}")

@@ -11,6 +11,7 @@ from rich.table import Table
 from expertstream.analysis import CAUSES
 from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
+from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.files import check_writable
 from expertstream.report.perfetto import write_perfetto
 from expertstream.simulate import Result, simulate
@@ -32,6 +33,7 @@ def simulate_command(
     micro_slices: inputs.SlicesOption = None,
     placement: inputs.PlacementOption = "round-robin",
     decision_time: inputs.DecisionOption = "0 ns",
+    technology: inputs.TechnologyOption = DEFAULT_TECHNOLOGY,
     prove: inputs.ProveOption = False,
     perfetto: Annotated[
         Path | None, typer.Option("--perfetto", metavar="FILE", help="Write the timeline for ui.perfetto.dev.")
@@ -46,13 +48,16 @@ def simulate_command(
         check_writable(perfetto)
     get_strategy(strategy)
     moe, chips = inputs.load_model(model), inputs.load_package(package)
+    constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
     routing = captured.iteration(tokens, at, mix=inputs.as_mix(mix))
     options = inputs.options_of(micro_slices, placement, decision_time)
     announce_compilation()
     with progress("simulating"):
-        result = simulate(moe, chips, routing, strategy, spread=inputs.as_spread(spread), options=options)
+        result = simulate(
+            moe, chips, routing, strategy, spread=inputs.as_spread(spread), options=options, technology=constants
+        )
     error = None
     if prove:
         with progress("proving"):
@@ -98,6 +103,17 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
         ["loaded from DDR", format_bytes(values["ddr_bytes"])],
         ["sent over D2D (bytes x hops)", format_bytes(values["d2d_bytes"])],
         ["peak SRAM of the package", format_bytes(values["peak_package_bytes"])],
+        ["energy, low - nominal - high", _levels(values["energy_pj"], 1e9, "mJ")],
+        *(
+            [f"energy, {name}", _levels(values["energy_by_component_pj"][name], 1e9, "mJ")]
+            for name in values["energy_by_component_pj"]
+        ),
+        ["energy per token", _levels(values["energy_per_token_pj"], 1e9, "mJ")],
+        ["average power", _levels(values["average_power_w"], 1, "W")],
+        ["peak power", _levels(values["peak_power_w"], 1, "W")],
+        ["rated power (all at full rate)", _levels(values["rated_power_w"], 1, "W")],
+        ["area of a die", _levels(values["die_area_mm2"], 1, "mm2")],
+        ["constants of energy and area", values["technology"]],
         ["passes over the tokens", str(values["passes"])],
         ["micro-slice computes", str(values["computes"])],
         ["events", str(values["n_events"])],
@@ -148,6 +164,10 @@ def _resources(result: Result) -> Table:
         for (a, b), share, moved in zip(links, use.link_share.tolist(), use.link_bytes.tolist(), strict=True)
     ]
     return table("Channels and links", ["resource", "busy", "moved"], rows)
+
+
+def _levels(values: list[float], scale: float, unit: str) -> str:
+    return f"{' - '.join(f'{value / scale:.3g}' for value in values)} {unit}"
 
 
 def _percent(share: float) -> str:
