@@ -35,7 +35,7 @@ def kernel_seconds(model: MoEModel, package: Package, routing: Routing, options:
     for _ in range(5):
         workload = LayerWorkload.of(model, package, routing)
         plan = get_strategy(STRATEGY).plan(workload, options)
-        state = build(plan.work, network_of(package, workload, plan))
+        state = build(plan.work, network_of(package, plan))
         view = View(state, package.n_dies)
         vector, spent = state.vector, 0.0
         vector[K_DECIDE] = 1

@@ -19,7 +19,7 @@ from expertstream.engine.timeline import Timeline
 from expertstream.errors import ConfigError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.numerics import prove
-from expertstream.package import Package
+from expertstream.package import Package, Topology
 from expertstream.package.technology import Technology
 from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, get_strategy, strategy_names
@@ -113,15 +113,16 @@ def _range(levels: NDArray[np.float64]) -> str:
     return f"{nominal} ({low} to {high})"
 
 
-def network_of(package: Package, workload: LayerWorkload, plan: Plan) -> Network:
+def network_of(package: Package, plan: Plan) -> Network:
     """The package's resources with the buffers that the plan was given."""
+    topology = Topology.of(package)
     return Network(
         buffer_bytes=plan.buffer_bytes,
         channel_bandwidth=np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64),
         channel_latency_ps=np.array([c.latency_ps for c in package.channels], dtype=np.int64),
         header_bytes=package.d2d.header_bytes,
-        links=workload.topology.links,
-        **workload.topology.network_arrays(),
+        links=topology.links,
+        **topology.network_arrays(),
     )
 
 
@@ -152,7 +153,7 @@ def simulate(
         raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
     workload = LayerWorkload.of(model, package, routing, spread=spread)
     plan = plan_layer(workload, options)
-    timeline = run(plan.work, network_of(package, workload, plan), plan.dispatcher, decision_ps=options.decision_ps)
+    timeline = run(plan.work, network_of(package, plan), plan.dispatcher, decision_ps=options.decision_ps)
     return Result(strategy, workload, plan, timeline, technology)
 
 

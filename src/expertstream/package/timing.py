@@ -35,11 +35,35 @@ def compute_ps(die: DieSpec, tokens: ArrayLike, d_model: int, columns: ArrayLike
         up = -(-c // die.array_rows), -(-d_model // die.array_cols)  # down: [c, d_model]
         tiles = 2 * down[0] * down[1] + up[0] * up[1]
         cycles = tiles * (n + 2 * die.array_rows + die.array_cols - 2)
+    return _duration_ps(die, cycles, bytes_of_columns(d_model, c, weight_bits))
+
+
+def matmul_cycles(die: DieSpec, tokens: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> Ints:
+    """Array cycles of n tokens with a matrix [rows, columns], int64, broadcast; both array models as ``compute_ps``.
+
+    No tokens, rows or columns take no cycles.
+    """
+    n, r, c = (np.asarray(x, dtype=np.int64) for x in (tokens, rows, columns))
+    if die.array == "mac-array":
+        return np.asarray(-(-n * r * c // die.macs_per_cycle))
+    tiles = -(-r // die.array_rows) * -(-c // die.array_cols)
+    return np.asarray(np.where(n > 0, tiles * (n + 2 * die.array_rows + die.array_cols - 2), 0))
+
+
+def cycles_ps(die: DieSpec, cycles: ArrayLike, operand_bytes: ArrayLike) -> Ints:
+    """Time of one dispatched compute of so many array cycles, int64 ps.
+
+    The larger of the array cycles and the SRAM cycles of its streamed operand (weights, keys and values), plus the
+    control overhead.
+    """
+    return _duration_ps(die, np.asarray(cycles, dtype=np.int64), np.asarray(operand_bytes, dtype=np.int64))
+
+
+def _duration_ps(die: DieSpec, cycles: Ints, operand_bytes: Ints) -> Ints:
     ratio = Fraction(die.clock_hz, die.sram_bandwidth_bytes_per_s)  # cycles per byte
-    weight_bytes = bytes_of_columns(d_model, c, weight_bits)
-    if weight_bytes.size and int(weight_bytes.max()) * ratio.numerator >= 2**63:
-        weight_bytes = weight_bytes.astype(object)  # the exact product leaves int64
-    sram_cycles = np.asarray(-(-weight_bytes * ratio.numerator // ratio.denominator)).astype(np.int64)
+    if operand_bytes.size and int(operand_bytes.max()) * ratio.numerator >= 2**63:
+        operand_bytes = operand_bytes.astype(object)  # the exact product leaves int64
+    sram_cycles = np.asarray(-(-operand_bytes * ratio.numerator // ratio.denominator)).astype(np.int64)
     total = np.maximum(cycles, sram_cycles) + die.control_overhead_cycles
     # ceil(cycles * 1e12 / clock) in steps that stay within int64
     seconds, rest = np.divmod(total, die.clock_hz)

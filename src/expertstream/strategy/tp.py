@@ -13,6 +13,7 @@ from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import id_order
 from expertstream.strategy.buffers import package_buffers
+from expertstream.strategy.collectives import ring_gather, ring_reduce_scatter
 from expertstream.strategy.plan import InOrder, Options, Plan, cut
 from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
@@ -40,7 +41,9 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
     for p in range(batches.passes):
         gathered = _gather(work, workload, batches, p, finished, resident)
         groups, computed = _weights(work, workload, batches, p, slices, ranges, gathered)
-        _reduce(work, workload, batches, p, computed, finished, resident)
+        sums = batches.tokens[p] * workload.partial_sum_bytes
+        blocks = ring_reduce_scatter(work, workload.topology, resident, sums, computed, int(finished[p]))
+        work.set_gate(int(finished[p]), blocks)
         phases.append([groups])
     return Plan(
         work=work,
@@ -107,9 +110,6 @@ def _gather(work: Work, workload: LayerWorkload, batches: Batches, p: int, finis
     tokens = batches.tokens[p]
     area = (tokens.sum() - tokens) * workload.activation_bytes + tokens.sum() * workload.partial_sum_bytes
     placed = work.new_gates(n_dies)
-    ring = np.array(workload.topology.ring(range(n_dies)), dtype=np.int64)
-    sources = np.flatnonzero(tokens[ring])
-    gathered = work.new_gates(np.full(n_dies, sources.size))
     work.add_chunks(
         group=group,
         bytes=area,
@@ -119,17 +119,7 @@ def _gather(work: Work, workload: LayerWorkload, batches: Batches, p: int, finis
         arrive=placed[0],
         hold=finished[p],
     )
-    stops = ring[(sources[:, None] + np.arange(n_dies)) % n_dies]
-    work.add_chunks(
-        group=group,
-        bytes=tokens[stops[:, 0]] * workload.activation_bytes,
-        die=stops,
-        pool=TOKENS,
-        gate=placed[0],
-        space=0,
-        arrive=gathered[stops],
-    )
-    return gathered
+    return ring_gather(work, workload.topology, group, tokens * workload.activation_bytes, placed)
 
 
 def _weights(
@@ -165,27 +155,3 @@ def _weights(
                 stop_tag=p * workload.columns.size + e,
             )
     return groups, computed
-
-
-def _reduce(
-    work: Work, workload: LayerWorkload, batches: Batches, p: int, computed: Ints, finished: Ints, group: int
-) -> None:
-    """Each die's token block collects partial sums round the ring and ends where the tokens live."""
-    n_dies = workload.package.n_dies
-    tokens = batches.tokens[p]
-    ring = np.array(workload.topology.ring(range(n_dies)), dtype=np.int64)
-    ends = np.flatnonzero(tokens[ring])
-    stops = ring[(ends[:, None] + 1 + np.arange(n_dies)) % n_dies]
-    last = np.full(stops.shape, -1, dtype=np.int64)
-    last[:, -1] = finished[p]
-    work.add_chunks(
-        group=group,
-        bytes=tokens[stops[:, -1]] * workload.partial_sum_bytes,
-        die=stops,
-        pool=TOKENS,
-        gate=computed[stops[:, 0]],
-        space=0,
-        stop_gate=computed[stops],
-        done=last,
-    )
-    work.set_gate(int(finished[p]), int(ends.size))

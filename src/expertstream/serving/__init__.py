@@ -1,0 +1,1 @@
+"""Whole iterations and many requests: attention, requests, token buffering, reports."""

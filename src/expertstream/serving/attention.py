@@ -1,0 +1,436 @@
+"""An attention block as work for the engine: projections, key-value cache, output, router.
+
+Query heads are spread over the dies (heads.py). A die's share of every projection lies in its nearest DDR channel, as
+under TP; so does the cache of its key-value heads, and a cache that several dies share is striped over their channels.
+One pass over the tokens:
+
+1. ring all-gather of the activations; gathered projections, each with a ring all-gather of its results;
+2. the projections of a die's own heads; the new keys and values are written to DDR (as transfers that occupy the
+   channel, for the bus works in one direction at a time);
+3. attention: cached rows come from DDR in chunks, each of which visits all dies that share it; new tokens attend among
+   themselves on chip;
+4. the output projection in blocks of columns, each followed by a ring reduce-scatter to the dies where tokens live;
+5. after the last pass the router, whose columns are loaded once and visit all dies that have tokens.
+
+Softmax, norms, rotary embedding and additions take no time of their own; biases are not loaded.
+
+No deadlock: a stage's weights are loaded only when all chunks of the stage before have come to their last stop. Until
+then nothing holds weight-buffer space but chunks whose inputs do not depend on later loads, so that the kernel's rule
+for freely flowing chunks applies to each stage alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expertstream.engine.layout import TOKENS
+from expertstream.engine.run import AllAtOnce
+from expertstream.engine.work import Work
+from expertstream.errors import BufferTooSmallError, WorkloadError
+from expertstream.model import MoEModel
+from expertstream.package import Package, Topology
+from expertstream.package.timing import cycles_ps, matmul_cycles
+from expertstream.serving.heads import CacheUnit, HeadShares, attend_cycles, column_shares, share_heads
+from expertstream.strategy.buffers import package_buffers
+from expertstream.strategy.collectives import ring_gather, ring_reduce_scatter
+from expertstream.strategy.plan import Plan, cut
+from expertstream.units import format_bytes
+
+Ints = NDArray[np.int64]
+SLICES = 8  # micro-slices of a die's share of a projection
+STAGES = (
+    "gathered projections",
+    "head projections",
+    "cache read",
+    "cache write",
+    "value expansion",
+    "output projection",
+    "router",
+    "output head",
+)
+FRONT, HEADS, READ, WRITE, VALUES, OUTPUT, ROUTER, HEAD = range(len(STAGES))
+MAX_BLOCKS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionBatch:
+    """The tokens of an iteration at one layer, request by request, each request's in order.
+
+    Attributes:
+        new: int64 [requests], tokens of this iteration, at least 1 each.
+        context: int64 [requests], tokens of the request whose keys and values lie in DDR.
+        home: int64 [tokens], the die where each token lives.
+
+    Raises:
+        WorkloadError: shapes that do not agree, or a number out of range.
+    """
+
+    new: Ints
+    context: Ints
+    home: Ints
+
+    def __post_init__(self) -> None:
+        """Check the shapes and ranges."""
+        if self.new.shape != self.context.shape or int(self.new.sum()) != self.home.size:
+            raise WorkloadError(
+                f"the batch has {self.new.size} requests, {self.context.size} contexts and {self.home.size} tokens "
+                f"with a home, but {int(self.new.sum())} new tokens; they must agree"
+            )
+        if self.new.size and (int(self.new.min()) < 1 or int(self.context.min()) < 0):
+            raise WorkloadError("a request of the batch has no new token or a negative context")
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the batch."""
+        return int(self.home.size)
+
+
+def plan_attention(model: MoEModel, package: Package, batch: AttentionBatch, *, router: bool = True) -> Plan:
+    """Lay out the attention block of one layer, with the router of an MoE layer (``router``).
+
+    The timeline's tags are stages (``STAGES``). Chunks have no expert slices, so ``Plan.slices`` is empty.
+
+    Raises:
+        BufferTooSmallError: the tokens do not fit the token buffers even one at a time.
+    """
+    return _Attention(model, package, batch).plan(router)
+
+
+def plan_lm_head(model: MoEModel, package: Package, home: Ints) -> Plan:
+    """Lay out the output head for tokens that live on the dies ``home``, int64 [tokens].
+
+    Activations are gathered, the vocabulary's columns are split over the dies; a die keeps its best logit of each token
+    and nothing else.
+
+    Raises:
+        BufferTooSmallError: a token does not fit the token buffers.
+    """
+    return _Attention(model, package, AttentionBatch(np.ones_like(home), np.zeros_like(home), home)).plan_head()
+
+
+class _Attention:
+    """Builds the work, stage by stage."""
+
+    def __init__(self, model: MoEModel, package: Package, batch: AttentionBatch) -> None:
+        self.model, self.package, self.batch = model, package, batch
+        self.topology = Topology.of(package)
+        self.n_dies = package.n_dies
+        self.activation_bytes = -(-model.d_model * model.activation_bits // 8)
+        self.own_bytes = np.bincount(batch.home, minlength=self.n_dies) * self.activation_bytes
+        self.channel = self.topology.nearest_channel
+        self.entry = [self.topology.entry_die(int(self.channel[d]), d) for d in range(self.n_dies)]
+        # Two chunks of this size can circulate over all dies in a weight buffer.
+        self.slot_bytes = max(1, package.die.weight_buffer_bytes // max(SLICES, 2 * (self.n_dies + 1)))
+        self.work = Work()
+        self.group = self.work.new_group()
+        self.loaded = -1  # opens when all weights of the stage before have come to their last stop
+
+    def plan(self, router: bool) -> Plan:
+        shares, n = share_heads(self.model, self.package), self.batch.n_tokens
+        passes, blocks = self._fit(shares)
+        finished = self.work.new_gates(np.zeros(passes, dtype=np.int64))
+        routed = int(self.work.new_gates(0)[0])
+        self._residents(routed if router else int(finished[-1]))
+        for p in range(passes):
+            before = int(finished[p - 1]) if p else -1
+            self._pass(shares, n * p // passes, n * (p + 1) // passes, blocks, before, int(finished[p]))
+        if router:
+            self._router(int(finished[-1]), routed)
+        layout = "each die's share of the projections, and its heads' cache, in its nearest DDR channel"
+        return self._plan(passes, layout, f"output projection in {blocks} block(s) of columns")
+
+    def plan_head(self) -> Plan:
+        n = self.batch.n_tokens
+        passes = self._passes(self.activation_bytes)
+        finished = self.work.new_gates(np.full(passes, self.n_dies))
+        self._residents(int(finished[-1]))
+        for p in range(passes):
+            tokens = self._tokens(n * p // passes, n * (p + 1) // passes)
+            before = int(finished[p - 1]) if p else -1
+            self.loaded = before if p else self.loaded
+            placed = self.work.new_gates(self.n_dies)
+            gathered = ring_gather(self.work, self.topology, self.group, tokens * self.activation_bytes, placed)
+            columns = column_shares(self.model.vocab_size, self.n_dies)
+            computed = self._stage(HEAD, self.model.d_model, columns, int(tokens.sum()), gathered)
+            self._area((tokens.sum() - tokens) * self.activation_bytes, before, int(placed[0]), finished[p])
+            self.work.add_chunks(
+                group=self.group, bytes=0, die=self._each_die(), pool=TOKENS, gate=computed, arrive=finished[p]
+            )
+        return self._plan(passes, "each die's share of the vocabulary in its nearest DDR channel", "output head")
+
+    def _plan(self, passes: int, layout: str, note: str) -> Plan:
+        nothing = np.empty(0, dtype=np.int64)
+        return Plan(
+            work=self.work,
+            dispatcher=AllAtOnce(self.work.n_groups),
+            slices=nothing.reshape(0, 3),
+            set_ptr=np.zeros(1, dtype=np.int64),
+            set_ids=nothing,
+            buffer_bytes=package_buffers(self.package),
+            passes=passes,
+            ddr_layout=layout,
+            notes=(note,),
+        )
+
+    def _fit(self, shares: HeadShares) -> tuple[int, int]:
+        """The fewest passes, and then the fewest blocks of the output projection, that fit the token buffers.
+
+        Before attention a die holds the gathered activations and projections, and its heads' queries, keys and values;
+        after it, the latter and the partial sums of a block. Its own tokens' activations stay throughout.
+        """
+        kept = int(shares.token_bytes.max(initial=0))
+        gathered = self.activation_bytes - (-shares.front_columns * self.model.activation_bits // 8)
+        passes = self._passes(kept + gathered)
+        room = self.package.die.token_buffer_bytes - int(self.own_bytes.max(initial=0))
+        while True:
+            n = -(-self.batch.n_tokens // passes)
+            for blocks in range(1, min(MAX_BLOCKS, self.model.d_model) + 1):
+                if n * (kept + self._sum_bytes(-(-self.model.d_model // blocks))) <= room:
+                    return passes, blocks
+            passes = self._passes(kept + self._sum_bytes(-(-self.model.d_model // MAX_BLOCKS)))
+
+    def _passes(self, token_bytes: int) -> int:
+        """The fewest passes over the tokens if each takes ``token_bytes`` on every die."""
+        capacity, own = self.package.die.token_buffer_bytes, int(self.own_bytes.max(initial=0))
+        fitting = (capacity - own) // token_bytes
+        if fitting < 1:
+            raise BufferTooSmallError(
+                f"the token buffer of a die is {format_bytes(capacity)}, but the attention of {self.batch.n_tokens} "
+                f"tokens on {self.n_dies} dies needs at least {format_bytes(own + token_bytes)} even one token at a "
+                "time; use fewer tokens per iteration or a larger token buffer"
+            )
+        return max(1, -(-self.batch.n_tokens // fitting))
+
+    def _sum_bytes(self, columns: int) -> int:
+        return -(-columns * self.model.partial_sum_bits // 8)
+
+    def _tokens(self, first: int, last: int) -> Ints:
+        return np.bincount(self.batch.home[first:last], minlength=self.n_dies).astype(np.int64)
+
+    def _each_die(self) -> Ints:
+        return np.arange(self.n_dies, dtype=np.int64)[:, None]
+
+    def _residents(self, hold: int) -> None:
+        self.work.add_chunks(group=self.group, bytes=self.own_bytes, die=self._each_die(), pool=TOKENS, hold=hold)
+
+    def _area(self, n_bytes: Ints, gate: ArrayLike, arrive: ArrayLike, hold: ArrayLike) -> None:
+        """Token-buffer space on every die; ``arrive`` and ``hold``: one gate, or int64 [dies, 1]."""
+        self.work.add_chunks(
+            group=self.group, bytes=n_bytes, die=self._each_die(), pool=TOKENS, gate=gate, arrive=arrive, hold=hold
+        )
+
+    def _pass(self, shares: HeadShares, first: int, last: int, blocks: int, before: int, finished: int) -> None:
+        n, on_die = last - first, self._tokens(first, last)
+        if before >= 0:
+            self.loaded = before
+        placed = self.work.new_gates(2 * self.n_dies)
+        ready = ring_gather(self.work, self.topology, self.group, on_die * self.activation_bytes, placed)
+        for rows, columns in shares.fronts:
+            split = column_shares(columns, self.n_dies)
+            computed = self._stage(FRONT, rows, split, n, ready)
+            results = n * -(-split * self.model.activation_bits // 8)
+            ready = ring_gather(self.work, self.topology, self.group, results, computed)
+        with_heads = shares.out_rows > 0
+        used = ready  # a die without heads takes part in the gathered projections only
+        for rows, split in shares.own:
+            ready = self._stage(HEADS, rows, split, n, ready)
+        front_bytes = -(-shares.front_columns * self.model.activation_bits // 8)
+        used = np.where(with_heads, ready, used)[:, None]
+        self._area((n - on_die) * self.activation_bytes + n * front_bytes, before, int(placed[0]), used)
+        self._area(n * shares.token_bytes, before, int(placed[0]), finished)
+        written = self._write(shares, n, ready, finished)
+        ready = self._attend(shares, first, last, ready)
+        for rows, split in shares.values:
+            ready = self._stage(VALUES, rows, split, n, ready)
+        bounds = cut(self.model.d_model, blocks)
+        reduced = -1
+        for block, width in enumerate(np.diff(bounds).tolist()):
+            there = self.work.new_gates(np.ones(self.n_dies))
+            is_last = block == blocks - 1
+            gate = ready if reduced < 0 else reduced
+            reduced = finished if is_last else int(self.work.new_gates(0)[0])
+            self._area(with_heads * n * self._sum_bytes(width), gate, there[:, None], reduced)
+            computed = self._stage(OUTPUT, shares.out_rows, np.full(self.n_dies, width), n, there)
+            sums = on_die * self._sum_bytes(width)
+            ends = ring_reduce_scatter(self.work, self.topology, self.group, sums, computed, reduced)
+            self.work.set_gate(reduced, ends + (written if is_last else 0))
+
+    def _stage(self, tag: int, rows: ArrayLike, columns: Ints, n: int, gate: Ints) -> Ints:
+        """A matrix [rows, columns[d]] for each die d, loaded in micro-slices of columns and applied to n tokens.
+
+        Args:
+            rows: one number, or int64 [dies]. gate: int64 [dies], opens when the inputs are there.
+
+        Returns:
+            The gates that open when a die is done, int64 [dies].
+        """
+        bits = self.model.weight_bits
+        height = np.broadcast_to(np.asarray(rows, dtype=np.int64), self.n_dies)
+        bounds = []
+        for d in range(self.n_dies):
+            parts = max(SLICES, -(-int(height[d] * columns[d]) * bits // 8 // self.slot_bytes))
+            bounds.append(np.diff(cut(int(columns[d]), parts)) if columns[d] and height[d] else columns[:0])
+        done = self.work.new_gates([b.size for b in bounds])
+        loaded = int(self.work.new_gates(sum(b.size for b in bounds))[0])
+        for d, width in enumerate(bounds):
+            if width.size:
+                n_bytes = -(-height[d] * width * bits // 8)
+                time = cycles_ps(self.package.die, matmul_cycles(self.package.die, n, height[d], width), n_bytes)
+                route = np.array([d])
+                self._visit(tag, n_bytes, route, time[:, None], gate[route], done[route], np.array([n]), loaded)
+        self.loaded = loaded
+        return done
+
+    def _visit(
+        self, tag: int, n_bytes: Ints, route: Ints, time: Ints, gate: Ints, done: Ints, tokens: Ints, loaded: int
+    ) -> None:
+        """Chunks that come from the nearest channel of the first die of ``route`` and are computed at each of its dies.
+
+        Args:
+            n_bytes: int64 [chunks]. time: int64 [chunks, stops], ps. gate, done, tokens: int64 [stops].
+        """
+        first = int(route[0])
+        skip = [self.entry[first]] if self.entry[first] != first else []
+        nothing = [-1] * len(skip)
+        arrive = np.full(len(skip) + route.size, -1)
+        arrive[-1] = loaded
+        self.work.add_chunks(
+            group=self.group,
+            bytes=n_bytes,
+            die=np.tile(np.concatenate((np.array(skip, dtype=np.int64), route)), (n_bytes.size, 1)),
+            channel=self.channel[first],
+            gate=self.loaded,
+            tag=tag,
+            compute_ps=np.hstack((np.zeros((n_bytes.size, len(skip)), dtype=np.int64), time)),
+            stop_gate=[*nothing, *gate],
+            arrive=arrive,
+            done=[*nothing, *done],
+            tokens=[*([0] * len(skip)), *tokens],
+        )
+
+    def _circulate(
+        self, tag: int, n_bytes: Ints, dies: Ints, time: Ints, gate: Ints, done: Ints, tokens: Ints, loaded: int
+    ) -> None:
+        """Chunks that visit all ``dies``, each from another one on, so that they come in evenly.
+
+        Args:
+            n_bytes: int64 [chunks]. time: int64 [chunks, stops], ps. dies, gate, done, tokens: int64 [stops].
+        """
+        start = np.arange(n_bytes.size) % dies.size
+        for first in range(min(dies.size, n_bytes.size)):
+            mine, turn = start == first, (first + np.arange(dies.size)) % dies.size
+            self._visit(
+                tag, n_bytes[mine], dies[turn], time[mine][:, turn], gate[turn], done[turn], tokens[turn], loaded
+            )
+
+    def _write(self, shares: HeadShares, n: int, ready: Ints, finished: int) -> int:
+        """New keys and values go to DDR, over the mesh where a die has no channel; return the signals to come."""
+        n_bytes = np.zeros(self.n_dies, dtype=np.int64)
+        for unit in shares.units:
+            part = np.diff(cut(n * unit.row_bytes, unit.dies.size))
+            n_bytes[unit.dies[: part.size]] += part
+        dies = np.flatnonzero(n_bytes)
+        for d in dies.tolist():
+            gate = int(ready[d])
+            if self.entry[d] != d:
+                there = int(self.work.new_gates(1)[0])
+                self.work.add_chunks(
+                    group=self.group,
+                    bytes=n_bytes[d],
+                    die=[[d, self.entry[d]]],
+                    pool=TOKENS,
+                    gate=gate,
+                    space=0,
+                    arrive=[-1, there],
+                    tag=WRITE,
+                )
+                gate = there
+            self.work.add_chunks(
+                group=self.group,
+                bytes=n_bytes[d],
+                die=[[self.entry[d]]],
+                pool=TOKENS,
+                channel=self.channel[d],
+                gate=gate,
+                space=0,
+                done=finished,
+                tag=WRITE,
+            )
+        return int(dies.size)
+
+    def _attend(self, shares: HeadShares, first: int, last: int, ready: Ints) -> Ints:
+        """Cached rows from DDR, new tokens on chip; return the gates that open when a die's heads are done."""
+        ends = np.cumsum(self.batch.new)
+        begins = ends - self.batch.new
+        new = np.minimum(ends, last) - np.maximum(begins, first)
+        there = new > 0
+        new, context = new[there], (self.batch.context + np.maximum(0, first - begins))[there]
+        attended = self.work.new_gates(np.zeros(self.n_dies, dtype=np.int64))
+        signals = np.zeros(self.n_dies, dtype=np.int64)
+        own = np.zeros(self.n_dies, dtype=np.int64)
+        loaded = int(self.work.new_gates(0)[0])
+        chunks = 0
+        for unit in shares.units:
+            for at, d in enumerate(unit.dies.tolist()):
+                own[d] += attend_cycles(self.package, unit, at, new, new, causal=True).sum()
+            of_unit = self._read(unit, new, context, ready, attended, loaded)
+            signals[unit.dies] += of_unit
+            chunks += of_unit
+        if chunks:
+            self.work.set_gate(loaded, chunks)
+            self.loaded = loaded
+        heads = np.flatnonzero(own)
+        self.work.add_chunks(
+            group=self.group,
+            bytes=0,
+            die=heads[:, None],
+            pool=TOKENS,
+            gate=ready[heads],
+            compute_ps=cycles_ps(self.package.die, own[heads], np.zeros_like(heads))[:, None],
+            done=attended[heads][:, None],
+            tokens=int(new.sum()),
+            tag=READ,
+        )
+        signals[heads] += 1
+        for d in range(self.n_dies):
+            self.work.set_gate(int(attended[d]), int(signals[d]))
+        return attended
+
+    def _read(self, unit: CacheUnit, new: Ints, context: Ints, ready: Ints, attended: Ints, loaded: int) -> int:
+        """The cached rows of a unit, in chunks over the requests; return how many chunks visit each of its dies."""
+        rows = int(context.sum())
+        if rows == 0:
+            return 0
+        parts = max(SLICES * unit.dies.size, -(-rows * unit.row_bytes // self.slot_bytes))
+        bounds = cut(rows, parts)
+        ends = np.cumsum(context)
+        edges = np.unique(np.concatenate((bounds, ends)))
+        request = np.searchsorted(ends, edges[:-1], side="right")
+        starts = np.searchsorted(edges[:-1], bounds[:-1])
+        cycles = [
+            np.add.reduceat(attend_cycles(self.package, unit, at, new[request], np.diff(edges)), starts)
+            for at in range(unit.dies.size)
+        ]
+        n_bytes = np.diff(bounds) * unit.row_bytes
+        time = cycles_ps(self.package.die, np.stack(cycles, axis=1), n_bytes[:, None])
+        tokens = np.full(unit.dies.size, int(new.sum()))
+        self._circulate(READ, n_bytes, unit.dies, time, ready[unit.dies], attended[unit.dies], tokens, loaded)
+        return int(n_bytes.size)
+
+    def _router(self, finished: int, routed: int) -> None:
+        """The router's columns, split over the dies, visit all dies with tokens."""
+        tokens = self._tokens(0, self.batch.n_tokens)
+        ring = np.array(self.topology.ring(range(self.n_dies)), dtype=np.int64)
+        dies = ring[tokens[ring] > 0]
+        projections = self.model.router_params // (self.model.n_experts * self.model.d_model)
+        width = np.diff(cut(projections * self.model.n_experts, self.n_dies))
+        n_bytes = -(-self.model.d_model * width * self.model.weight_bits // 8)
+        cycles = matmul_cycles(self.package.die, tokens[dies], self.model.d_model, width[:, None])
+        time = cycles_ps(self.package.die, cycles, n_bytes[:, None])
+        loaded = int(self.work.new_gates(n_bytes.size)[0])
+        gate, done = np.full(dies.size, finished), np.full(dies.size, routed)
+        self._circulate(ROUTER, n_bytes, dies, time, gate, done, tokens[dies], loaded)
+        self.work.set_gate(routed, int(n_bytes.size * dies.size))
