@@ -107,6 +107,8 @@ def cases(draw: st.DrawFn) -> Case:
         Options(
             micro_slices=draw(st.sampled_from([None, 1, 2, 5])),
             placement=draw(st.sampled_from(["contiguous", "round-robin"])),
+            rings=draw(st.sampled_from([1, 2, 4])),
+            redispatch=draw(st.booleans()),
             decision_ps=draw(st.sampled_from([0, 1_000_000])),
         ),
     )

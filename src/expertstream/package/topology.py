@@ -83,13 +83,22 @@ class Topology:
         An odd mesh has no such cycle, as neighbours differ in colour; one step takes two hops. On a single row
         (column) the dies go out over every second one and back over the rest.
         """
-        rows, cols = self.package.rows, self.package.cols
-        if rows == 1 or cols == 1:
-            line = list(range(self.n_dies))
-            return line[::2] + line[1::2][::-1]  # every step at most two hops
-        if rows % 2 and cols % 2 == 0:
-            return [c * cols + r for r, c in (divmod(d, rows) for d in _snake(cols, rows))]
-        return _snake(rows, cols)
+        return _full_ring(self.package.rows, self.package.cols)
+
+    @cached_property
+    def rings(self) -> list[list[int]]:
+        """Cyclic orders of all dies: ``full_ring``, the same backwards, and both again with rows and columns swapped.
+
+        Where the mesh has no other ring than the first (a single row, 2x2), the last two are left out.
+        """
+        across = _full_ring(self.package.cols, self.package.rows)
+        swapped = [r * self.package.cols + c for c, r in (divmod(d, self.package.rows) for d in across)]
+        found: list[list[int]] = []
+        for ring in (self.full_ring, self.full_ring[::-1], swapped, swapped[::-1]):
+            turned = ring[ring.index(0) :] + ring[: ring.index(0)]
+            if turned not in found:
+                found.append(turned)
+        return found
 
     def ring(self, dies: Iterable[int]) -> list[int]:
         """The given dies in the order of the full ring."""
@@ -113,6 +122,15 @@ class Topology:
     def entry_die(self, channel: int, die: int) -> int:
         """The die attached to ``channel`` that is nearest to ``die``."""
         return min(self.package.channels[channel].dies, key=lambda d: (int(self.hops[d, die]), d))
+
+
+def _full_ring(rows: int, cols: int) -> list[int]:
+    if rows == 1 or cols == 1:
+        line = list(range(rows * cols))
+        return line[::2] + line[1::2][::-1]  # every step at most two hops
+    if rows % 2 and cols % 2 == 0:
+        return [c * cols + r for r, c in (divmod(d, rows) for d in _snake(cols, rows))]
+    return _snake(rows, cols)
 
 
 def _snake(rows: int, cols: int) -> list[int]:

@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.layout import COMPLETE
-from expertstream.engine.run import View
+from expertstream.engine.run import Dispatcher, View
 from expertstream.engine.work import Work
-from expertstream.errors import BufferTooSmallError
-from expertstream.package.timing import compute_ps
 from expertstream.schedule import id_order, next_expert, paired_order
 from expertstream.strategy.buffers import package_buffers
-from expertstream.strategy.plan import InOrder, Options, Plan, any_pending, cut
+from expertstream.strategy.micro_slices import micro_slices, slot_bytes
+from expertstream.strategy.plan import InOrder, Options, Plan, any_pending
+from expertstream.strategy.shares import Shares, add_movement
 from expertstream.strategy.tokens import add_residents, token_batches
-from expertstream.units import format_bytes
-from expertstream.workload import Batches, LayerWorkload
+from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
+from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
 Order = Callable[[Sequence[int]], list[int]]
+REDISPATCH_SHARE = 8  # a die keeps 1/8 of its token buffer for tokens that are re-dispatched to it
 
 
 class TrajectoryDispatcher:
@@ -59,27 +60,21 @@ class TrajectoryDispatcher:
         return [groups[expert]]
 
 
-def plan_flow(workload: LayerWorkload, options: Options, order: Order) -> Plan:
+def plan_flow(workload: LayerWorkload, options: Options, order: Order, *, roomiest: bool = False) -> Plan:
     """Micro-slice flow, rules 1 to 4, with Algorithm 1 over the experts in ``order``."""
-    parts = options.micro_slices or _micro_slices(workload)
-    batches = token_batches(workload)
-    work, done, resident, ready = _start(workload, batches)
-    slices, groups = _emit(work, workload, batches, parts * workload.package.n_dies, ready, done, flow=True)
-    passes = []
-    for p in range(batches.passes):
-        masks = (batches.load[p] > 0) @ (1 << np.arange(workload.package.n_dies, dtype=object))
-        passes.append((order(batches.load[p].sum(axis=1).tolist()), masks.tolist(), groups[p].tolist()))
-    return Plan(
-        work=work,
-        dispatcher=TrajectoryDispatcher(resident, passes, workload.package.n_dies),
-        slices=slices,
-        set_ptr=batches.ptr,
-        set_ids=batches.ids,
-        buffer_bytes=package_buffers(workload.package),
-        passes=batches.passes,
-        ddr_layout=_layout(workload),
-        notes=(f"{parts} micro-slices per expert and die",),
-    )
+    parts, why = micro_slices(workload, options.micro_slices)
+    rings = workload.topology.rings[: options.rings]
+    flow = Flow(rings, roomiest=roomiest)
+    notes = (f"{parts} micro-slices per expert and die: {why}", f"{len(rings)} ring(s)")
+
+    def dispatcher(resident: int, load: Ints, groups: Ints) -> Dispatcher:
+        passes = []
+        for p in range(load.shape[0]):
+            masks = (load[p] > 0) @ (1 << np.arange(workload.package.n_dies, dtype=object))
+            passes.append((order(load[p].sum(axis=1).tolist()), masks.tolist(), groups[p].tolist()))
+        return TrajectoryDispatcher(resident, passes, workload.package.n_dies)
+
+    return _plan(workload, options, parts * workload.package.n_dies, flow, dispatcher, notes)
 
 
 def plan_id_order(workload: LayerWorkload, options: Options) -> Plan:
@@ -92,6 +87,11 @@ def plan_paired(workload: LayerWorkload, options: Options) -> Plan:
     return plan_flow(workload, options, paired_order)
 
 
+def plan_rule5(workload: LayerWorkload, options: Options) -> Plan:
+    """A4: paired load, and each micro-slice is given to the die with the most free storage among those it visits."""
+    return plan_flow(workload, options, paired_order, roomiest=True)
+
+
 def plan_naive(workload: LayerWorkload, options: Options) -> Plan:
     """A1: a ring of whole slices, one per die; a slice is sent on when its compute has ended, first come first served.
 
@@ -100,151 +100,51 @@ def plan_naive(workload: LayerWorkload, options: Options) -> Plan:
     dies = workload.package.n_dies
     largest = int(workload.columns[workload.activated].max(initial=0))
     rounds = 1
-    while rounds < largest and _slot(workload, rounds) * (dies + 1) > workload.package.die.weight_buffer_bytes:
+    while rounds < largest and slot_bytes(workload, rounds) * (dies + 1) > workload.package.die.weight_buffer_bytes:
         rounds += 1
-    batches = token_batches(workload)
-    work, done, resident, ready = _start(workload, batches)
-    slices, groups = _emit(work, workload, batches, rounds * dies, ready, done, flow=False)
-    counts = batches.load.sum(axis=2)
-    phases = [[[int(groups[p][e]) for e in id_order(counts[p].tolist())]] for p in range(batches.passes)]
+
+    def dispatcher(resident: int, load: Ints, groups: Ints) -> Dispatcher:
+        counts = load.sum(axis=2)
+        phases = [[[int(groups[p][e]) for e in id_order(counts[p].tolist())]] for p in range(load.shape[0])]
+        return InOrder([resident], phases, window=2)
+
+    flow = Flow(workload.topology.rings[:1], at_once=False)
+    return _plan(workload, options, rounds * dies, flow, dispatcher, (f"{rounds} round(s) of {dies} slices",))
+
+
+def _plan(
+    workload: LayerWorkload,
+    options: Options,
+    parts: int,
+    flow: Flow,
+    dispatcher: Callable[[int, Ints, Ints], Dispatcher],
+    notes: tuple[str, ...],
+) -> Plan:
+    reserve, most = 0, 0
+    if options.redispatch:
+        reserve = workload.package.die.token_buffer_bytes // REDISPATCH_SHARE
+        most = reserve // (workload.activation_bytes + workload.partial_sum_bytes)
+    batches = token_batches(workload, reserve)
+    shares = Shares.balanced(batches, most) if options.redispatch else Shares.at_home(batches)
+    work = Work()
+    done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))  # set by add_micro_slices
+    resident, ready = add_residents(work, workload, batches, done)
+    cutting = Cutting.of(workload.columns, parts)
+    groups = np.full(shares.load.shape[:2], -1, dtype=np.int64)
+    active = shares.load.sum(axis=2) > 0
+    groups[active] = [work.new_group() for _ in range(int(active.sum()))]
+    movement = add_movement(work, workload, shares, groups, cutting.per_expert, ready, done)
+    add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
+    if options.redispatch:
+        notes = (*notes, f"{int(shares.moves[:, 4].sum())} (token, expert) pairs re-dispatched")
     return Plan(
         work=work,
-        dispatcher=InOrder([resident], phases, window=2),
-        slices=slices,
-        set_ptr=batches.ptr,
-        set_ids=batches.ids,
+        dispatcher=dispatcher(resident, shares.load, groups),
+        slices=cutting.slices,
+        set_ptr=shares.ptr,
+        set_ids=shares.ids,
         buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
-        ddr_layout=_layout(workload),
-        notes=(f"{rounds} round(s) of {dies} slices per expert",),
+        ddr_layout=f"each expert's micro-slices striped evenly over {len(workload.package.channels)} DDR channels",
+        notes=notes,
     )
-
-
-def _start(workload: LayerWorkload, batches: Batches) -> tuple[Work, Ints, int, Ints]:
-    work = Work()
-    computes = np.zeros(batches.passes, dtype=np.int64)  # filled by _emit, which knows the number of micro-slices
-    done = work.new_gates(computes)
-    resident, ready = add_residents(work, workload, batches, done)
-    return work, done, resident, ready
-
-
-def _layout(workload: LayerWorkload) -> str:
-    return f"each expert's micro-slices striped evenly over {len(workload.package.channels)} DDR channels"
-
-
-def _slot(workload: LayerWorkload, parts: int) -> int:
-    """Bytes of the largest micro-slice with ``parts`` of them per expert and die."""
-    columns = int(workload.columns[workload.activated].max(initial=1))
-    return -(-columns // max(1, min(parts * workload.package.n_dies, columns))) * workload.column_bytes
-
-
-def _micro_slices(workload: LayerWorkload) -> int:
-    """The fewest (2 or more) of which two full trajectories fit a weight buffer, so that flow and prefetch coexist."""
-    stops = workload.package.n_dies + 1
-    buffer = workload.package.die.weight_buffer_bytes
-    columns = int(workload.columns.max())
-    parts = 2
-    while parts * workload.package.n_dies < columns and _slot(workload, parts) * 2 * stops > buffer:
-        parts += 1
-    if _slot(workload, parts) * stops > buffer:
-        raise BufferTooSmallError(
-            f"the weight buffer of a die is {format_bytes(buffer)}, but even micro-slices of one column need "
-            f"{format_bytes(_slot(workload, parts) * stops)} to circulate over {stops - 1} dies; enlarge the buffer"
-        )
-    return parts
-
-
-def _emit(
-    work: Work, workload: LayerWorkload, batches: Batches, parts: int, ready: Ints, done: Ints, *, flow: bool
-) -> tuple[Ints, Ints]:
-    """Add every micro-slice of every pass; return the slices and each expert's group, int64 [passes, experts]."""
-    topology, die = workload.topology, workload.package.die
-    n_dies, n_experts, n_channels = workload.package.n_dies, workload.columns.size, len(workload.package.channels)
-    bounds = [cut(int(c), parts) for c in workload.columns]
-    per_expert = np.array([b.size - 1 for b in bounds], dtype=np.int64)
-    first_slice = np.cumsum(per_expert) - per_expert
-    slices = np.stack(
-        (
-            np.repeat(np.arange(n_experts), per_expert),
-            np.concatenate([b[:-1] for b in bounds]),
-            np.concatenate([b[1:] for b in bounds]),
-        ),
-        axis=1,
-    ).astype(np.int64)
-    width = slices[:, 2] - slices[:, 1]
-    ring = np.array(topology.ring(range(n_dies)), dtype=np.int64)
-    groups = np.full((batches.passes, n_experts), -1, dtype=np.int64)
-    turn = 0
-    for p in range(batches.passes):
-        load = batches.load[p]
-        active = np.flatnonzero(load.sum(axis=1))
-        groups[p, active] = [work.new_group() for _ in active]
-        of = np.repeat(np.arange(active.size), per_expert[active])  # row of ``active`` of each micro-slice
-        expert = active[of]
-        nth = np.arange(of.size) - np.repeat(np.cumsum(per_expert[active]) - per_expert[active], per_expert[active])
-        tag = first_slice[expert] + nth
-        channel = (turn + np.arange(of.size)) % n_channels
-        turn += of.size
-        entry, start = _entries(workload, ring, load[active] > 0)
-        here, rank = entry[of, channel], start[of, channel]
-        member = load[active][:, ring] > 0
-        length = member.sum(axis=1)
-        by_rank = ring[np.argsort(~member, axis=1, kind="stable")]  # trajectory dies first, in ring order
-        through = (by_rank[of, rank] != here).astype(np.int64)
-        n_stops = length[of] + through
-        chunk = np.repeat(np.arange(of.size), n_stops)
-        position = np.arange(chunk.size) - np.repeat(np.cumsum(n_stops) - n_stops, n_stops) - through[chunk]
-        row = of[chunk]
-        stop_die = np.where(position < 0, here[chunk], by_rank[row, (rank[chunk] + position) % length[row]])
-        tokens = np.where(position < 0, 0, load[expert[chunk], stop_die])
-        work_ps = compute_ps(die, tokens, workload.model.d_model, width[tag][chunk], workload.model.weight_bits)
-        local = (position == 0) & (through[chunk] == 0)
-        work.add_ragged(
-            n_stops,
-            {
-                "bytes": width[tag] * workload.column_bytes,
-                "group": groups[p][expert],
-                "channel": channel,
-                "tag": tag,
-                "flow": int(flow),
-            },
-            {
-                "die": stop_die,
-                "compute_ps": np.where(position < 0, 0, work_ps),
-                "gate": np.where(position < 0, -1, ready[p]),
-                "rank": local.astype(np.int64) if flow else 0,
-                "lifo": (~local).astype(np.int64) if flow else 0,
-                "done": np.where(position < 0, -1, done[p]),
-                "tokens": tokens,
-                "tag": np.where(position < 0, -1, (p * n_experts + expert[chunk]) * n_dies + stop_die),
-            },
-        )
-        work.set_gate(int(done[p]), int((position >= 0).sum()))
-    return slices, groups
-
-
-def _entries(workload: LayerWorkload, ring: Ints, member: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Where micro-slices of each expert come in from each channel.
-
-    Args:
-        ring: int64 [dies], all dies in ring order. member: bool [experts, dies], the trajectories.
-
-    Returns:
-        The die loaded into, and the place in the trajectory (in ring order) of the nearest die to it, by hops, the
-        next along the ring if several are; int64 [experts, channels] each.
-    """
-    topology, n_dies = workload.topology, workload.package.n_dies
-    place = np.empty(n_dies, dtype=np.int64)
-    place[ring] = np.arange(n_dies)
-    on_ring = member[:, ring]
-    rank_at = np.cumsum(on_ring, axis=1) - 1
-    entries, starts = [], []
-    for channel in workload.package.channels:
-        attached = np.array(channel.dies, dtype=np.int64)
-        ahead = (np.arange(n_dies)[None, :] - place[attached][:, None]) % n_dies
-        cost = topology.hops[attached][:, ring] * n_dies + ahead  # [attached, dies in ring order]
-        masked = np.where(on_ring[:, None, :], cost[None], np.iinfo(np.int64).max)
-        best = masked.reshape(member.shape[0], -1).argmin(axis=1)
-        entries.append(attached[best // n_dies])
-        starts.append(rank_at[np.arange(member.shape[0]), best % n_dies])
-    return np.stack(entries, axis=1), np.stack(starts, axis=1)

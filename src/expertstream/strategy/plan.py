@@ -23,11 +23,16 @@ class Options:
     Attributes:
         micro_slices: micro-slices per expert and die; None: chosen by the strategy and reported.
         placement: home dies of EP's experts, "contiguous" or "round-robin".
+        rings: logical rings that FSE-DP's micro-slices take in turn: 1 one ring in one direction, 2 in both, 4 also the
+            ring along the columns of the mesh in both.
+        redispatch: FSE-DP first re-dispatches tokens, so that each die has about the same number of every expert.
         decision_ps: time that one scheduling decision takes.
     """
 
     micro_slices: int | None = None
     placement: str = "round-robin"
+    rings: int = 4
+    redispatch: bool = False
     decision_ps: int = 0
 
     def __post_init__(self) -> None:
@@ -36,6 +41,8 @@ class Options:
             raise WorkloadError(f"micro_slices is {self.micro_slices}; it must be at least 1 (or left out)")
         if self.placement not in ("contiguous", "round-robin"):
             raise WorkloadError(f"placement is '{self.placement}'; allowed: contiguous, round-robin")
+        if self.rings not in (1, 2, 4):
+            raise WorkloadError(f"rings is {self.rings}; allowed: 1, 2, 4")
         if self.decision_ps < 0:
             raise WorkloadError(f"decision_ps is {self.decision_ps}; it must not be negative")
 

@@ -1,0 +1,67 @@
+"""How many micro-slices an expert is cut into (paper, section IV)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from expertstream.errors import BufferTooSmallError
+from expertstream.package.timing import compute_ps
+from expertstream.units import format_bytes, format_time
+from expertstream.workload import LayerWorkload
+
+OVERHEAD_SHARE = 10  # a micro-slice's time over a link should be at least this many control overheads
+
+
+def slot_bytes(workload: LayerWorkload, parts: int) -> int:
+    """Bytes of the largest micro-slice with ``parts`` of them per expert and die."""
+    columns = int(workload.columns[workload.activated].max(initial=1))
+    return -(-columns // max(1, min(parts * workload.package.n_dies, columns))) * workload.column_bytes
+
+
+def micro_slices(workload: LayerWorkload, given: int | None) -> tuple[int, str]:
+    """Micro-slices per expert and die, and why so many.
+
+    The paper wants a micro-slice's compute time to be about its D2D time. Both grow with its size, so that their ratio
+    hangs on the tokens alone; what the size decides is the share of the control overhead (too fine) and how much of
+    the flow fits the buffer (too coarse). Chosen are the fewest, 2 or more (1 where half an expert's share takes less
+    than ten control overheads on a link), of which two full trajectories fit a weight buffer: one flows while the
+    next comes in. That is also at least three slots.
+
+    Raises:
+        BufferTooSmallError: even micro-slices of one column cannot circulate.
+    """
+    if given is not None:
+        return given, f"as given; {_times(workload, given)}"
+    stops = workload.package.n_dies + 1
+    buffer = workload.package.die.weight_buffer_bytes
+    columns = int(workload.columns.max())
+    overhead = int(compute_ps(workload.package.die, 0, workload.model.d_model, 0, workload.model.weight_bits))
+    parts = 2 if _link_ps(workload, 2) >= OVERHEAD_SHARE * overhead else 1
+    why = "the fewest" if parts == 2 else "the fewest, as the control overhead would tell"
+    while parts * workload.package.n_dies < columns and slot_bytes(workload, parts) * 2 * stops > buffer:
+        parts += 1
+        why = "the fewest of which two trajectories fit the weight buffer"
+    if slot_bytes(workload, parts) * stops > buffer:
+        raise BufferTooSmallError(
+            f"the weight buffer of a die is {format_bytes(buffer)}, but even micro-slices of one column need "
+            f"{format_bytes(slot_bytes(workload, parts) * stops)} to circulate over {stops - 1} dies; enlarge it"
+        )
+    return parts, f"{why}; {_times(workload, parts)}"
+
+
+def _link_ps(workload: LayerWorkload, parts: int) -> int:
+    return slot_bytes(workload, parts) * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
+
+
+def _times(workload: LayerWorkload, parts: int) -> str:
+    """What the largest micro-slice costs."""
+    load = workload.in_passes(1).load[0]
+    tokens = max(1, round(float(load[load > 0].mean()))) if load.any() else 0
+    columns = np.int64(slot_bytes(workload, parts) // workload.column_bytes)
+    model, die = workload.model, workload.package.die
+    full = int(compute_ps(die, tokens, model.d_model, columns, model.weight_bits))
+    overhead = int(compute_ps(die, 0, model.d_model, 0, model.weight_bits))
+    return (
+        f"one takes {format_time(_link_ps(workload, parts))} over a link and {format_time(full)} to compute with "
+        f"{tokens} tokens, {format_time(overhead)} of it control"
+    )
