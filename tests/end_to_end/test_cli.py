@@ -105,7 +105,7 @@ def test_compare_prints_a_table_that_says_synthetic(small: str, capsys: pytest.C
     assert "speed-up" in out
     assert "over ep" in out
     assert out.count("fse-dp-paired") >= 2
-    assert "proven: 28 timelines compute the dense layer" in out
+    assert "proven: 32 timelines compute the dense layer" in out
     assert "DDR layout of tp: " in out
 
 

@@ -11,6 +11,7 @@ from expertstream.errors import ConfigError, nearest
 from expertstream.strategy.ep import plan_ep, plan_ep_streamed
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
 from expertstream.strategy.plan import Options, Plan
+from expertstream.strategy.token_ring import plan_token_ring
 from expertstream.strategy.tp import plan_tp
 from expertstream.workload import LayerWorkload
 
@@ -36,6 +37,7 @@ BUILT_IN = (
     Strategy("ep-streamed", "experts at home dies, weights in micro-slices, the package's own SRAM", plan_ep_streamed),
     Strategy("tp", "d_ffn split over all dies, tokens gathered, partial sums reduce-scattered", plan_tp),
     Strategy("fse-dp-naive", "phase-wise ring of whole slices (A1)", plan_naive),
+    Strategy("fse-dp-naive-tokens", "its dual: slices stay, tokens go round the ring", plan_token_ring),
     Strategy("fse-dp", "micro-slice flow, rules 1 to 4, Algorithm 1, experts in id order (A2)", plan_id_order),
     Strategy("fse-dp-paired", "fse-dp with paired load (A3)", plan_paired),
     Strategy("fse-dp-rule5", "fse-dp-paired with rule 5: micro-slices go to the roomiest die first (A4)", plan_rule5),
