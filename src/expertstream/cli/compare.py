@@ -42,6 +42,8 @@ def compare_command(
     spread: inputs.SpreadOption = "contiguous",
     micro_slices: inputs.SlicesOption = None,
     placement: inputs.PlacementOption = "round-robin",
+    rings: inputs.RingsOption = 4,
+    redispatch: inputs.RedispatchOption = False,
     decision_time: inputs.DecisionOption = "0 ns",
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. [ep, or the first]")
@@ -68,7 +70,7 @@ def compare_command(
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
         routing.iteration(max(sizes), layer, mix=inputs.as_mix(mix))
-    options = inputs.options_of(micro_slices, placement, decision_time)
+    options = inputs.options_of(micro_slices, placement, decision_time, rings, redispatch)
     announce_compilation()
     with progress("comparing") as report:
         found = compare(
@@ -158,6 +160,8 @@ def as_document(
         "options": {
             "micro_slices": options.micro_slices,
             "placement": options.placement,
+            "rings": options.rings,
+            "redispatch": options.redispatch,
             "decision_ps": options.decision_ps,
         },
         "baseline": found.baseline,

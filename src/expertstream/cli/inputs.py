@@ -42,6 +42,12 @@ SlicesOption = Annotated[
 PlacementOption = Annotated[
     str, typer.Option("--placement", help="Home dies of the experts under ep: round-robin or contiguous.")
 ]
+RingsOption = Annotated[
+    int, typer.Option("--rings", help="Logical rings of fse-dp: 1 (one way), 2 (both ways) or 4 (also along columns).")
+]
+RedispatchOption = Annotated[
+    bool, typer.Option("--redispatch", help="fse-dp first evens out each expert's tokens over the dies.")
+]
 DecisionOption = Annotated[
     str, typer.Option("--decision-time", metavar="TIME", help="Time of one scheduling decision, such as '80 ns'.")
 ]
@@ -113,9 +119,15 @@ def routing_label(source: str, synthetic: bool) -> str:
     return f"SYNTHETIC routing ({source.removeprefix('synthetic routing for ')})" if synthetic else f"routing: {source}"
 
 
-def options_of(micro_slices: int | None, placement: str, decision_time: str) -> Options:
+def options_of(micro_slices: int | None, placement: str, decision_time: str, rings: int, redispatch: bool) -> Options:
     """Options of the strategies. Raises ConfigError or WorkloadError."""
-    return Options(micro_slices=micro_slices, placement=placement, decision_ps=parse_time_ps(decision_time))
+    return Options(
+        micro_slices=micro_slices,
+        placement=placement,
+        rings=rings,
+        redispatch=redispatch,
+        decision_ps=parse_time_ps(decision_time),
+    )
 
 
 def as_mix(text: str) -> Mix:

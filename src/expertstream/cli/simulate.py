@@ -32,6 +32,8 @@ def simulate_command(
     spread: inputs.SpreadOption = "contiguous",
     micro_slices: inputs.SlicesOption = None,
     placement: inputs.PlacementOption = "round-robin",
+    rings: inputs.RingsOption = 4,
+    redispatch: inputs.RedispatchOption = False,
     decision_time: inputs.DecisionOption = "0 ns",
     technology: inputs.TechnologyOption = DEFAULT_TECHNOLOGY,
     prove: inputs.ProveOption = False,
@@ -52,7 +54,7 @@ def simulate_command(
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
     routing = captured.iteration(tokens, at, mix=inputs.as_mix(mix))
-    options = inputs.options_of(micro_slices, placement, decision_time)
+    options = inputs.options_of(micro_slices, placement, decision_time, rings, redispatch)
     announce_compilation()
     with progress("simulating"):
         result = simulate(
