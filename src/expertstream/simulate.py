@@ -22,7 +22,7 @@ from expertstream.numerics import prove
 from expertstream.package import Package, Topology
 from expertstream.package.technology import Technology
 from expertstream.report.perfetto import write_perfetto
-from expertstream.strategy import DEFAULT, Options, Plan, get_strategy, strategy_names
+from expertstream.strategy import DEFAULT, Options, Plan, Strategy, blame, check_plan, get_strategy, strategy_names
 from expertstream.trace import Routing, RoutingTrace
 from expertstream.units import format_bytes, format_time
 from expertstream.workload import LayerWorkload, Spread
@@ -130,7 +130,7 @@ def simulate(
     model: MoEModel,
     package: Package,
     routing: Routing,
-    strategy: str = DEFAULT,
+    strategy: str | Strategy = DEFAULT,
     *,
     spread: Spread = "contiguous",
     options: Options | None = None,
@@ -140,21 +140,24 @@ def simulate(
 
     Args:
         routing: the tokens' experts, for example ``trace.iteration(tokens=64, layer=12)``.
+        strategy: a name, ``file.py:Name``, or a strategy of your own.
         spread: how tokens are spread over the dies.
         technology: constants of energy and area; default: ``Technology.preset("5nm")``.
 
     Raises:
-        ConfigError: the strategy is unknown.
+        ConfigError: the strategy is unknown, or is a user's own and fails.
         WorkloadError: the routing does not fit the model, or the layer cannot run on the package.
     """
     options = Options() if options is None else options
-    plan_layer = get_strategy(strategy).plan
+    chosen = get_strategy(strategy)
     if package.d2d.switching == "store-and-forward":
         raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
     workload = LayerWorkload.of(model, package, routing, spread=spread)
-    plan = plan_layer(workload, options)
-    timeline = run(plan.work, network_of(package, plan), plan.dispatcher, decision_ps=options.decision_ps)
-    return Result(strategy, workload, plan, timeline, technology)
+    with blame(chosen.plan):
+        plan = chosen.plan(workload, options)
+        check_plan(plan, chosen, workload)
+        timeline = run(plan.work, network_of(package, plan), plan.dispatcher, decision_ps=options.decision_ps)
+    return Result(chosen.name, workload, plan, timeline, technology)
 
 
 @dataclass(frozen=True)
@@ -205,10 +208,10 @@ def compare(
     *,
     tokens: Sequence[int] = (16, 64, 256, 1024),
     layers: Sequence[int] | None = None,
-    strategies: Sequence[str] | str = "all",
+    strategies: Sequence[str | Strategy] | str | Strategy = "all",
     mix: Mix = "round-robin",
     spread: Spread = "contiguous",
-    baseline: str = "ep",
+    baseline: str | Strategy = "ep",
     options: Options | None = None,
     technology: Technology | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -217,33 +220,37 @@ def compare(
 
     Args:
         tokens: tokens per iteration. layers: the model's layer numbers; None: three spread over the trace.
-        strategies: names, or "all". baseline: the strategy that speed-ups refer to.
+        strategies: names, ``file.py:Name``, strategies of your own, or "all".
+        baseline: the strategy that speed-ups refer to.
         progress: called as ``progress(done, total, what)``.
 
     Raises:
-        ConfigError: a strategy is unknown.
+        ConfigError: a strategy is unknown, or two have the same name.
         TraceError: the trace does not fit the model or has too few tokens.
         WorkloadError: a layer cannot run on the package.
     """
-    names = strategy_names() if strategies == "all" else [strategies] if isinstance(strategies, str) else strategies
-    for name in (*names, baseline):
-        get_strategy(name)
-    if not names or not tokens:
+    given = [strategies] if isinstance(strategies, (str, Strategy)) else strategies
+    plans = [get_strategy(name) for one in given for name in (strategy_names() if one == "all" else [one])]
+    names = [strategy.name for strategy in plans]
+    reference = baseline if isinstance(baseline, str) and baseline in names else get_strategy(baseline).name
+    if len(set(names)) < len(names):
+        raise ConfigError(f"strategies to compare need names of their own; these are {', '.join(names)}")
+    if not plans or not tokens:
         raise ConfigError("nothing to compare: give at least one strategy and one number of tokens")
     trace.check_fits(model)
     chosen = _three_layers(trace.layer_index.tolist()) if layers is None else list(layers)
-    jobs = [(n, layer, name) for n in tokens for layer in chosen for name in names]
+    jobs = [(n, layer, strategy) for n in tokens for layer in chosen for strategy in plans]
     rows: list[Row] = []
-    for done, (n, layer, name) in enumerate(jobs):
+    for done, (n, layer, strategy) in enumerate(jobs):
         if progress:
-            progress(done, len(jobs), f"{name}, {n} tokens, layer {layer}")
+            progress(done, len(jobs), f"{strategy.name}, {n} tokens, layer {layer}")
         routing = trace.iteration(tokens=n, layer=layer, mix=mix)
-        result = simulate(model, package, routing, name, spread=spread, options=options, technology=technology)
+        result = simulate(model, package, routing, strategy, spread=spread, options=options, technology=technology)
         rows.append(result.to_dict())
     if progress:
         progress(len(jobs), len(jobs), "done")
-    _add_speedups(rows, baseline)
-    return Comparison(baseline, tuple(rows))
+    _add_speedups(rows, reference)
+    return Comparison(reference, tuple(rows))
 
 
 def _three_layers(layers: list[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report.files import check_writable, write_json
 from expertstream.simulate import Comparison, compare, simulate
-from expertstream.strategy import Options, get_strategy, strategy_names
+from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
 from expertstream.trace import Mix, RoutingTrace
 from expertstream.units import format_bytes, format_time
 from expertstream.workload import Spread
@@ -38,6 +39,10 @@ def compare_command(
     strategies: Annotated[
         str, typer.Option("--strategies", "-s", metavar="NAME,...|all", help="Strategies to compare.")
     ] = "all",
+    own: Annotated[
+        list[str] | None,
+        typer.Option("--strategy", metavar="FILE.py:NAME", help="Compare one of your own, too (may be repeated)."),
+    ] = None,
     mix: inputs.MixOption = "round-robin",
     spread: inputs.SpreadOption = "contiguous",
     micro_slices: inputs.SlicesOption = None,
@@ -59,8 +64,8 @@ def compare_command(
     if output is not None:
         check_writable(output)
     moe, chips = inputs.load_model(model), inputs.load_package(package)
-    chosen = strategy_names() if strategies == "all" else inputs.names(strategies)
-    reference = _baseline(baseline, chosen)
+    chosen = _strategies([*inputs.names(strategies), *(own or [])])
+    reference = _baseline(baseline, [strategy.name for strategy in chosen])
     sizes = inputs.numbers(tokens, "--tokens", least=1) if tokens is not None else list(inputs.TOKENS)
     wanted = None if layers in (None, "all") else inputs.numbers(str(layers), "--layers", least=0)
     routing = inputs.load_trace(trace, moe, max(sizes), wanted)
@@ -86,7 +91,7 @@ def compare_command(
             options=options,
             progress=report,
         )
-    error = prove_rows(found, moe, chips, routing, inputs.as_mix(mix), inputs.as_spread(spread), options, prove)
+    error = prove_rows(found, moe, chips, routing, inputs.as_mix(mix), inputs.as_spread(spread), options, prove, chosen)
     document = as_document(found, moe, chips, routing, mix=mix, spread=spread, options=options, proof=error)
     if output is not None:
         write_json(document, output)
@@ -98,11 +103,16 @@ def compare_command(
         remark(f"wrote {output}")
 
 
-def _baseline(name: str | None, chosen: list[str]) -> str:
-    if not chosen:
+def _strategies(given: list[str]) -> list[Strategy]:
+    names = [name for one in given for name in (strategy_names() if one == "all" else [one])]
+    if not names:
         raise ConfigError(f"--strategies names none; write all, or some of: {', '.join(strategy_names())}")
-    for strategy in (*chosen, *([name] if name else [])):
-        get_strategy(strategy)
+    return [get_strategy(name) for name in dict.fromkeys(names)]
+
+
+def _baseline(name: str | None, chosen: list[str]) -> str:
+    if name is not None and name not in chosen:
+        get_strategy(name)
     if name is not None and name not in chosen:
         raise ConfigError(f"--baseline '{name}' is not among the strategies compared: {', '.join(chosen)}; add it")
     return name or ("ep" if "ep" in chosen else chosen[0])
@@ -117,8 +127,12 @@ def prove_rows(
     spread: Spread,
     options: Options,
     wanted: bool = True,
+    strategies: Sequence[Strategy] = (),
 ) -> float | None:
     """Run every row once more and replay it on random weights; the largest error, None where not ``wanted``.
+
+    Args:
+        strategies: those of the rows that are not known by their names.
 
     Raises:
         ReplayError: a timeline does not compute the layer.
@@ -126,13 +140,14 @@ def prove_rows(
     if not wanted:
         return None
     worst = 0.0
+    own: dict[str, str | Strategy] = {strategy.name: strategy for strategy in strategies}
     with progress("proving") as report:
         for done, row in enumerate(found.rows):
             report(done, len(found.rows), f"{row['strategy']}, {row['tokens']} tokens, layer {row['layer']}")
             routing = trace.iteration(row["tokens"], row["layer"], mix=mix)
-            worst = max(
-                worst, simulate(model, package, routing, row["strategy"], spread=spread, options=options).prove()
-            )
+            name: str = row["strategy"]
+            strategy = own.get(name, name)
+            worst = max(worst, simulate(model, package, routing, strategy, spread=spread, options=options).prove())
     return worst
 
 

@@ -23,7 +23,9 @@ def simulate_command(
     model: inputs.ModelArgument,
     package: inputs.PackageOption = "test-chip-2x2",
     trace: inputs.TraceOption = None,
-    strategy: Annotated[str, typer.Option("--strategy", "-s", metavar="NAME", help="How the layer is run.")] = DEFAULT,
+    strategy: Annotated[
+        str, typer.Option("--strategy", "-s", metavar="NAME|FILE.py:NAME", help="How the layer is run.")
+    ] = DEFAULT,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="Tokens of the iteration.")] = 64,
     layer: Annotated[
         int | None, typer.Option("--layer", help="The model's layer number. Without: the middle one of the trace.")
@@ -48,7 +50,7 @@ def simulate_command(
     """
     if perfetto is not None:
         check_writable(perfetto)
-    get_strategy(strategy)
+    chosen = get_strategy(strategy)
     moe, chips = inputs.load_model(model), inputs.load_package(package)
     constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
@@ -58,7 +60,7 @@ def simulate_command(
     announce_compilation()
     with progress("simulating"):
         result = simulate(
-            moe, chips, routing, strategy, spread=inputs.as_spread(spread), options=options, technology=constants
+            moe, chips, routing, chosen, spread=inputs.as_spread(spread), options=options, technology=constants
         )
     error = None
     if prove:

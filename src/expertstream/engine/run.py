@@ -14,7 +14,7 @@ from expertstream.engine.network import Network
 from expertstream.engine.state import State, build
 from expertstream.engine.timeline import Timeline
 from expertstream.engine.work import Work
-from expertstream.errors import SimulationStuckError
+from expertstream.errors import SimulationStuckError, WorkloadError
 
 Ints = NDArray[np.int64]
 
@@ -74,7 +74,7 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     Raises:
         BufferTooSmallError: a chunk can never enter one of its stops; names the smallest workable size.
         SimulationStuckError: no event is left but work is; says which chunks wait for what.
-        ValueError: the dispatcher admits a group twice.
+        WorkloadError: the work refers to what does not exist, or the dispatcher admits a group twice.
     """
     state = build(work, network)
     dispatcher = AllAtOnce(work.n_groups) if dispatcher is None else dispatcher
@@ -85,8 +85,10 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     while kernel.advance(state.vector) == at.DECIDE:
         ctl[at.K_DECIDE] = 0
         for group in dispatcher.decide(view):
+            if not 0 <= group < work.n_groups:
+                raise WorkloadError(f"the dispatcher admits group {group}; the groups are 0 to {work.n_groups - 1}")
             if state.tables["group_state"][group] != at.WAITING:
-                raise ValueError(f"the dispatcher admitted group {group} twice")
+                raise WorkloadError(f"the dispatcher admits group {group} twice; each group once in a run")
             free_at = max(free_at, int(ctl[at.K_NOW])) + decision_ps
             kernel.admit(state.vector, group, free_at)
             ctl[at.K_DECIDE] = 1

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine import layout as at
+from expertstream.engine.check import check_work
 from expertstream.engine.network import Network
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
@@ -39,8 +40,9 @@ class State:
 
 
 def build(work: Work, network: Network) -> State:
-    """State at time zero. Raises BufferTooSmallError."""
+    """State at time zero. Raises WorkloadError (check_work) and BufferTooSmallError."""
     c, s = work.chunk_arrays(), work.stop_arrays()
+    check_work(work, network, c, s)
     n_chunks, n_stops, n_dies = c["bytes"].size, s["die"].size, network.n_dies
     chunk_of = np.repeat(np.arange(n_chunks), c["n_stops"])
     first = np.cumsum(c["n_stops"]) - c["n_stops"]

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from expertstream.errors import ConfigError, nearest
+from expertstream.strategy.base import Strategy
 from expertstream.strategy.ep import plan_ep, plan_ep_streamed
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
-from expertstream.strategy.plan import Options, Plan
 from expertstream.strategy.token_ring import plan_token_ring
 from expertstream.strategy.tp import plan_tp
-from expertstream.workload import LayerWorkload
+from expertstream.strategy.user import as_strategy, is_reference, load_strategy
 
 DEFAULT = "fse-dp-paired"
 GROUP = "expertstream.strategies"
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A named way to lay out a layer.
-
-    Attributes:
-        plan: turns a workload into work for the engine.
-    """
-
-    name: str
-    summary: str
-    plan: Callable[[LayerWorkload, Options], Plan]
 
 
 BUILT_IN = (
@@ -48,14 +33,24 @@ BUILT_IN = (
 def _strategies() -> dict[str, Strategy]:
     found = {s.name: s for s in BUILT_IN}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
-        strategy = point.load()
-        if not isinstance(strategy, Strategy) or strategy.name in found:
+        strategy = as_strategy(_loaded(point), f"entry point '{point.name}' of group {GROUP}")
+        if strategy.name in found:
             raise ConfigError(
-                f"entry point '{point.name}' of group {GROUP} gives {strategy!r}; it must be an "
-                "expertstream.Strategy with a name of its own"
+                f"entry point '{point.name}' of group {GROUP} gives a strategy called '{strategy.name}', but there is "
+                "one already; give it a name of its own"
             )
         found[strategy.name] = strategy
     return found
+
+
+def _loaded(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # whatever a plug-in raises when it is imported
+        raise ConfigError(
+            f"entry point '{point.name}' of group {GROUP} ({point.value}) cannot be imported: "
+            f"{type(error).__name__}: {error}; repair or uninstall that plug-in"
+        ) from error
 
 
 def strategy_names() -> list[str]:
@@ -63,13 +58,23 @@ def strategy_names() -> list[str]:
     return list(_strategies())
 
 
-def get_strategy(name: str) -> Strategy:
-    """The strategy of that name.
+def get_strategy(strategy: str | Strategy) -> Strategy:
+    """The strategy of that name, or of a user's file.
+
+    Args:
+        strategy: a name, ``file.py:Name`` (docs/extending.md), or a strategy, which is returned.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the user's file does not give one.
     """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if is_reference(strategy):
+        return load_strategy(strategy)
     known = _strategies()
-    if name not in known:
-        raise ConfigError(f"unknown strategy '{name}'{nearest(name, known)} Available: {', '.join(known)}")
-    return known[name]
+    if strategy not in known:
+        raise ConfigError(
+            f"unknown strategy '{strategy}'{nearest(strategy, known)} Available: {', '.join(known)}; "
+            "one of your own: file.py:Name"
+        )
+    return known[strategy]

@@ -1,0 +1,37 @@
+"""What a strategy is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from expertstream.errors import ConfigError
+from expertstream.strategy.plan import Options, Plan
+from expertstream.workload import LayerWorkload
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A named way to lay out a layer.
+
+    Attributes:
+        name: what results call it; no commas, so that it can stand in a list.
+        summary: one line for lists of strategies.
+        plan: turns a workload into work for the engine.
+
+    Raises:
+        ConfigError: the name is empty or has a comma, or ``plan`` cannot be called.
+    """
+
+    name: str
+    summary: str
+    plan: Callable[[LayerWorkload, Options], Plan]
+
+    def __post_init__(self) -> None:
+        """Check what a user may get wrong."""
+        if not isinstance(self.name, str) or not self.name.strip() or "," in self.name:
+            raise ConfigError(f"a strategy's name is {self.name!r}; it must be a text without commas, such as 'mine'")
+        if not callable(self.plan):
+            raise ConfigError(
+                f"the plan of strategy '{self.name}' is {self.plan!r}; it must be a function plan(workload, options)"
+            )
