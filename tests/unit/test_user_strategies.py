@@ -22,7 +22,7 @@ WANTED = (
     "it must be an expertstream.Strategy, or a class whose objects have a name, a summary and a plan(workload, options)"
 )
 HEAD = "import dataclasses\nimport expertstream as es\nfrom expertstream.strategy import get_strategy\n"
-BASE = "base = get_strategy('fse-dp').plan(workload, options)"
+BASE = "base = get_strategy('fse-dp').plan(workload, es.Options(micro_slices=2))"
 
 
 @pytest.fixture(autouse=True)
