@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expertstream.engine.layout import COMPUTE
+from expertstream.engine.layout import COMPUTE, SEND
 from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
 from expertstream.simulate import Result, simulate
@@ -115,3 +115,24 @@ def test_a_link_latency_is_paid_and_a_free_link_is_not(strategy: str) -> None:
     assert one_expert(16, 8, package(1, 1, ddr=FAST), strategy).latency_ps == (
         one_expert(16, 8, package(1, 1, ddr=FAST, latency_ps=10**6), strategy).latency_ps
     )
+
+
+def test_tokens_that_circulate_take_their_partial_sums_along() -> None:
+    # 1 ns to load a column, 1 ns to compute; then 16 bytes of activations, twice both (48), and 32 of partial sums
+    chip = package(2, 2, ddr=24 * 10**9, d2d=10**9)
+    result = one_expert(4, 4, chip, "fse-dp-naive-tokens")
+    assert result.latency_ps == (1 + 1 + 16 + 1 + 48 + 1 + 48 + 1 + 32) * NS
+
+
+def test_redispatched_tokens_are_computed_elsewhere_and_come_back() -> None:
+    # Tokens 0 and 1 live on die 0, and only they meet expert 0: one moves to die 1.
+    model = MoEModel.one_layer(d_model=8, d_ffn=1, n_experts=2, top_k=1)
+    chip = package(1, 2, ddr=24 * 10**9, d2d=10**9)
+    chosen = routing([[0], [0], [1], [1]], 2)
+    stay = simulate(model, chip, chosen, "fse-dp", options=Options(micro_slices=1))
+    move = simulate(model, chip, chosen, "fse-dp", options=Options(micro_slices=1, redispatch=True))
+    assert np.bincount(stay.timeline.tokens[stay.timeline.kind == COMPUTE]).tolist() == [0, 0, 2]
+    assert np.bincount(move.timeline.tokens[move.timeline.kind == COMPUTE]).tolist() == [0, 4]
+    sent = move.timeline.bytes[(move.timeline.kind == SEND) & (move.timeline.tag < 0)]
+    assert sorted(sent.tolist()) == [16, 16, 32, 32]
+    assert move.prove() <= 1e-10
