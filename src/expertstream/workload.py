@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -80,6 +80,21 @@ class LayerWorkload:
         columns = np.full(model.n_experts + model.n_shared_experts, model.d_ffn, dtype=np.int64)
         columns[model.n_experts :] = model.shared_d_ffn
         return cls(model, package, Topology.of(package), routing, home, columns)
+
+    def with_homes(self, home: Ints) -> LayerWorkload:
+        """The same layer with tokens that already live somewhere; ``home``: int64 [tokens], die numbers.
+
+        Raises:
+            WorkloadError: not one die of the package for each token.
+        """
+        if home.shape != self.die_of_token.shape or (
+            home.size and not 0 <= home.min() <= home.max() < self.package.n_dies
+        ):
+            raise WorkloadError(
+                f"homes of {home.size} tokens were given for {self.n_tokens} tokens; each must be a die from 0 to "
+                f"{self.package.n_dies - 1}"
+            )
+        return replace(self, die_of_token=home.astype(np.int64))
 
     @property
     def n_tokens(self) -> int:

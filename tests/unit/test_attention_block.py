@@ -157,9 +157,11 @@ def macs_of(timeline: Timeline, macs_per_ns: int = 1) -> int:
 def test_gqa_does_the_multiplications_of_its_formula(dies: int) -> None:
     model = shape(attention={"kind": "gqa", "n_heads": 8, "n_kv_heads": 2, "head_dim": 4})
     tokens = batch([1, 3, 2], [5, 0, 7], dies)
+    package = chip(dies)
     projections = 6 * (32 * 32 + 2 * 32 * 8 + 32 * 32) + 6 * 32 * 8
     pairs = (1 * 5 + 3 * 0 + 2 * 7) + (1 + 6 + 3)
-    assert macs_of(simulated(model, chip(dies), tokens)) == projections + 8 * 8 * pairs
+    assert plan_attention(model, package, tokens).macs == projections + 8 * 8 * pairs
+    assert macs_of(simulated(model, package, tokens)) == projections + 8 * 8 * pairs
 
 
 def test_mla_does_the_multiplications_of_its_cheaper_form() -> None:

@@ -4,7 +4,7 @@ from expertstream.analysis.activity import Activity, count_activity
 from expertstream.analysis.area import AREA_COMPONENTS, Area, Budget, die_area
 from expertstream.analysis.bounds import Bounds, lower_bounds
 from expertstream.analysis.buffers import Buffers, measure_buffers, occupancy
-from expertstream.analysis.energy import COMPONENTS, Energy, measure_energy, rated_power_w
+from expertstream.analysis.energy import COMPONENTS, Energy, energy_by_component, measure_energy, rated_power_w
 from expertstream.analysis.metrics import Metrics, measure
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
@@ -26,6 +26,7 @@ __all__ = [
     "busy_in_windows",
     "count_activity",
     "die_area",
+    "energy_by_component",
     "links_of_sends",
     "lower_bounds",
     "measure",

@@ -79,22 +79,48 @@ def measure_energy(
     activity = count_activity(workload, plan, timeline)
     model = workload.model
     area = area or die_area(workload.package, technology, model, plan.buffer_bytes)
-    mac = technology.mac(model.weight_bits, model.activation_bits).levels
-    dynamic = {
-        "mac": _total(activity.macs) * mac,
-        "sram": _total(activity.sram_read_bytes) * technology.sram_read.levels
-        + _total(activity.sram_write_bytes) * technology.sram_write.levels,
-        "d2d": 8 * _total(activity.d2d_bytes) * technology.link.energy.levels,
-        "ddr": 8 * _total(activity.ddr_bytes) * technology.dram.energy.levels,
-    }
     leakage_w = workload.package.n_dies * area.leakage_w
-    control = (dynamic["mac"] + dynamic["sram"]) * technology.control.levels
+    components = energy_by_component(
+        technology,
+        model,
+        macs=_total(activity.macs),
+        sram_read_bytes=_total(activity.sram_read_bytes),
+        sram_write_bytes=_total(activity.sram_write_bytes),
+        d2d_bytes=_total(activity.d2d_bytes),
+        ddr_bytes=_total(activity.ddr_bytes),
+        leakage_pj=leakage_w * timeline.latency_ps,
+    )
+    mac = technology.mac(model.weight_bits, model.activation_bits).levels
     return Energy(
-        by_component_pj={**dynamic, "control": control, "leakage": leakage_w * timeline.latency_ps},
+        by_component_pj=components,
         peak_power_w=_peak_power_w(timeline, activity, technology, mac) + leakage_w,
         tokens=workload.n_tokens,
         latency_ps=timeline.latency_ps,
     )
+
+
+def energy_by_component(
+    technology: Technology,
+    model: MoEModel,
+    *,
+    macs: int,
+    sram_read_bytes: int,
+    sram_write_bytes: int,
+    d2d_bytes: int,
+    ddr_bytes: int,
+    leakage_pj: Floats,
+) -> dict[str, Floats]:
+    """Energy of each of ``COMPONENTS`` in pJ, float64 [3], from what was done (``Activity``, summed)."""
+    mac = macs * technology.mac(model.weight_bits, model.activation_bits).levels
+    sram = sram_read_bytes * technology.sram_read.levels + sram_write_bytes * technology.sram_write.levels
+    return {
+        "mac": mac,
+        "sram": sram,
+        "d2d": 8 * d2d_bytes * technology.link.energy.levels,
+        "ddr": 8 * ddr_bytes * technology.dram.energy.levels,
+        "control": (mac + sram) * technology.control.levels,
+        "leakage": leakage_pj,
+    }
 
 
 def rated_power_w(package: Package, technology: Technology, model: MoEModel, area: Area) -> Floats:

@@ -12,6 +12,7 @@ from expertstream.cli.demo import demo_command
 from expertstream.cli.doctor import doctor_command
 from expertstream.cli.model import model_app
 from expertstream.cli.package import package_app
+from expertstream.cli.serve import serve_command
 from expertstream.cli.simulate import simulate_command
 from expertstream.cli.trace import trace_app
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
+app.command("serve-sim")(serve_command)
 app.add_typer(trace_app, name="trace")
 app.add_typer(model_app, name="model")
 app.add_typer(package_app, name="package")

@@ -88,7 +88,20 @@ class AttentionBatch:
         return int(self.home.size)
 
 
-def plan_attention(model: MoEModel, package: Package, batch: AttentionBatch, *, router: bool = True) -> Plan:
+@dataclass(frozen=True, eq=False)
+class BlockPlan(Plan):
+    """A plan of a block without experts, with what its computes do in all.
+
+    Attributes:
+        macs: multiply-accumulates. read_bytes, written_bytes: at the buffers, by computes.
+    """
+
+    macs: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+def plan_attention(model: MoEModel, package: Package, batch: AttentionBatch, *, router: bool = True) -> BlockPlan:
     """Lay out the attention block of one layer, with the router of an MoE layer (``router``).
 
     The timeline's tags are stages (``STAGES``). Chunks have no expert slices, so ``Plan.slices`` is empty.
@@ -99,7 +112,7 @@ def plan_attention(model: MoEModel, package: Package, batch: AttentionBatch, *, 
     return _Attention(model, package, batch).plan(router)
 
 
-def plan_lm_head(model: MoEModel, package: Package, home: Ints) -> Plan:
+def plan_lm_head(model: MoEModel, package: Package, home: Ints) -> BlockPlan:
     """Lay out the output head for tokens that live on the dies ``home``, int64 [tokens].
 
     Activations are gathered, the vocabulary's columns are split over the dies; a die keeps its best logit of each token
@@ -126,9 +139,10 @@ class _Attention:
         self.slot_bytes = max(1, package.die.weight_buffer_bytes // max(SLICES, 2 * (self.n_dies + 1)))
         self.work = Work()
         self.group = self.work.new_group()
+        self.macs = self.read_bytes = self.written_bytes = 0
         self.loaded = -1  # opens when all weights of the stage before have come to their last stop
 
-    def plan(self, router: bool) -> Plan:
+    def plan(self, router: bool) -> BlockPlan:
         shares, n = share_heads(self.model, self.package), self.batch.n_tokens
         passes, blocks = self._fit(shares)
         finished = self.work.new_gates(np.zeros(passes, dtype=np.int64))
@@ -142,7 +156,7 @@ class _Attention:
         layout = "each die's share of the projections, and its heads' cache, in its nearest DDR channel"
         return self._plan(passes, layout, f"output projection in {blocks} block(s) of columns")
 
-    def plan_head(self) -> Plan:
+    def plan_head(self) -> BlockPlan:
         n = self.batch.n_tokens
         passes = self._passes(self.activation_bytes)
         finished = self.work.new_gates(np.full(passes, self.n_dies))
@@ -161,9 +175,9 @@ class _Attention:
             )
         return self._plan(passes, "each die's share of the vocabulary in its nearest DDR channel", "output head")
 
-    def _plan(self, passes: int, layout: str, note: str) -> Plan:
+    def _plan(self, passes: int, layout: str, note: str) -> BlockPlan:
         nothing = np.empty(0, dtype=np.int64)
-        return Plan(
+        return BlockPlan(
             work=self.work,
             dispatcher=AllAtOnce(self.work.n_groups),
             slices=nothing.reshape(0, 3),
@@ -173,6 +187,9 @@ class _Attention:
             passes=passes,
             ddr_layout=layout,
             notes=(note,),
+            macs=self.macs,
+            read_bytes=self.read_bytes,
+            written_bytes=self.written_bytes,
         )
 
     def _fit(self, shares: HeadShares) -> tuple[int, int]:
@@ -278,11 +295,20 @@ class _Attention:
         for d, width in enumerate(bounds):
             if width.size:
                 n_bytes = -(-height[d] * width * bits // 8)
+                self._count(
+                    n * int(height[d] * columns[d]), int(n_bytes.sum()), n * int(height[d]), n * int(columns[d])
+                )
                 time = cycles_ps(self.package.die, matmul_cycles(self.package.die, n, height[d], width), n_bytes)
                 route = np.array([d])
                 self._visit(tag, n_bytes, route, time[:, None], gate[route], done[route], np.array([n]), loaded)
         self.loaded = loaded
         return done
+
+    def _count(self, macs: int, operand_bytes: int, values_in: int, values_out: int) -> None:
+        """Add the work of computes: the array reads its operand and inputs once and writes its outputs once."""
+        self.macs += macs
+        self.read_bytes += operand_bytes - (-values_in * self.model.activation_bits // 8)
+        self.written_bytes += -(-values_out * self.model.activation_bits // 8)
 
     def _visit(
         self, tag: int, n_bytes: Ints, route: Ints, time: Ints, gate: Ints, done: Ints, tokens: Ints, loaded: int
@@ -375,7 +401,8 @@ class _Attention:
         chunks = 0
         for unit in shares.units:
             for at, d in enumerate(unit.dies.tolist()):
-                own[d] += attend_cycles(self.package, unit, at, new, new, causal=True).sum()
+                own[d] += attend_cycles(self.package.die, unit, at, new, new, causal=True).sum()
+                self._count_attention(unit, at, new, context)
             of_unit = self._read(unit, new, context, ready, attended, loaded)
             signals[unit.dies] += of_unit
             chunks += of_unit
@@ -399,6 +426,12 @@ class _Attention:
             self.work.set_gate(int(attended[d]), int(signals[d]))
         return attended
 
+    def _count_attention(self, unit: CacheUnit, at: int, new: Ints, context: Ints) -> None:
+        one = self.package.die.model_copy(update={"array": "mac-array", "macs_per_cycle": 1})
+        macs = attend_cycles(one, unit, at, new, context) + attend_cycles(one, unit, at, new, new, causal=True)
+        heads, n, rows = int(unit.query_heads[at]), int(new.sum()), int((context + new).sum())
+        self._count(int(macs.sum()), rows * unit.row_bytes, n * heads * unit.key_width, n * heads * unit.value_width)
+
     def _read(self, unit: CacheUnit, new: Ints, context: Ints, ready: Ints, attended: Ints, loaded: int) -> int:
         """The cached rows of a unit, in chunks over the requests; return how many chunks visit each of its dies."""
         rows = int(context.sum())
@@ -411,7 +444,7 @@ class _Attention:
         request = np.searchsorted(ends, edges[:-1], side="right")
         starts = np.searchsorted(edges[:-1], bounds[:-1])
         cycles = [
-            np.add.reduceat(attend_cycles(self.package, unit, at, new[request], np.diff(edges)), starts)
+            np.add.reduceat(attend_cycles(self.package.die, unit, at, new[request], np.diff(edges)), starts)
             for at in range(unit.dies.size)
         ]
         n_bytes = np.diff(bounds) * unit.row_bytes
@@ -430,6 +463,10 @@ class _Attention:
         n_bytes = -(-self.model.d_model * width * self.model.weight_bits // 8)
         cycles = matmul_cycles(self.package.die, tokens[dies], self.model.d_model, width[:, None])
         time = cycles_ps(self.package.die, cycles, n_bytes[:, None])
+        n = int(tokens.sum())
+        self._count(
+            n * self.model.d_model * int(width.sum()), dies.size * int(n_bytes.sum()), n * self.model.d_model, 0
+        )
         loaded = int(self.work.new_gates(n_bytes.size)[0])
         gate, done = np.full(dies.size, finished), np.full(dies.size, routed)
         self._circulate(ROUTER, n_bytes, dies, time, gate, done, tokens[dies], loaded)

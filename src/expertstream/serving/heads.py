@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.model import MoEModel
-from expertstream.package import Package, Topology
+from expertstream.package import DieSpec, Package, Topology
 from expertstream.package.timing import matmul_cycles
 from expertstream.strategy.plan import cut
 
@@ -137,7 +137,7 @@ def share_heads(model: MoEModel, package: Package) -> HeadShares:
     )
 
 
-def attend_cycles(package: Package, unit: CacheUnit, at: int, new: Ints, rows: Ints, *, causal: bool = False) -> Ints:
+def attend_cycles(die: DieSpec, unit: CacheUnit, at: int, new: Ints, rows: Ints, *, causal: bool = False) -> Ints:
     """Array cycles of the unit's ``at``-th die for queries of ``new`` tokens over ``rows`` tokens, int64 [n].
 
     Scores and weighted values. Of MLA's two forms the cheaper one is taken for each entry: latents as they are, or
@@ -147,7 +147,7 @@ def attend_cycles(package: Package, unit: CacheUnit, at: int, new: Ints, rows: I
         causal: the rows are the new tokens themselves. A MAC array then skips what causality masks and computes
             n (n + 1) / 2 pairs a head; a systolic array computes the square.
     """
-    die, heads = package.die, int(unit.query_heads[at])
+    heads = int(unit.query_heads[at])
 
     def pairs(query_heads: int, key: int, value: int) -> Ints:
         if die.array == "mac-array":

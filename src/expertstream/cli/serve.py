@@ -1,0 +1,117 @@
+"""``expertstream serve-sim``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expertstream.cli import inputs
+from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
+from expertstream.config import load_config
+from expertstream.errors import ConfigError
+from expertstream.report.files import check_writable
+from expertstream.serving.scenario import Scenario
+from expertstream.serving.serve import Parts, Serving
+from expertstream.units import format_bytes, format_time
+
+
+def serve_command(
+    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO.yaml", help="What to serve; see examples/serve.yaml.")],
+    iterations: Annotated[
+        int | None,
+        typer.Option("--iterations", min=1, help="Stop after so many iterations, whatever the scenario says."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="Write the state to this file as the run goes on."),
+    ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Iterations between checkpoints.")] = 50,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the checkpoint; the result is that of an unbroken run.")
+    ] = False,
+    no_reuse: Annotated[
+        bool, typer.Option("--no-reuse", help="Simulate every block, also those that equal an earlier one.")
+    ] = False,
+    json: inputs.JsonOption = False,
+) -> None:
+    """Serve many requests with a whole model: attention, experts, token buffering, iteration after iteration.
+
+    Example: expertstream serve-sim examples/serve.yaml --checkpoint run.json
+    """
+    if resume and checkpoint is None:
+        raise ConfigError("--resume needs --checkpoint FILE, the file to continue from")
+    if checkpoint is not None:
+        check_writable(checkpoint)
+    loaded = load_config(scenario, Scenario)
+    if iterations is not None:
+        loaded = loaded.model_copy(update={"iterations": iterations})
+    parts = Parts(
+        loaded,
+        inputs.load_model(loaded.model),
+        inputs.load_package(loaded.package),
+        inputs.load_technology(loaded.technology),
+    )
+    announce_compilation()
+    with progress("serving") as report:
+        serving = Serving(parts, reuse=not no_reuse)
+        if resume and checkpoint is not None:
+            serving.resume(checkpoint)
+        document = serving.run(checkpoint=checkpoint, every=every, progress=report)
+    if json:
+        print_json(document)
+        return
+    _show(document)
+    blocks = serving.blocks
+    remark(f"{blocks.simulated} blocks were simulated, {blocks.reused} equal ones reused")
+
+
+def _show(values: dict[str, Any]) -> None:
+    console = stdout()
+    label = inputs.routing_label(values["routing_source"], values["synthetic"])
+    console.print(facts(f"{values['strategy']}: {values['model']} on {values['package']}, {label}", _overview(values)))
+    rows = [
+        [name, *(_time(values[key][measure]) for measure in ("mean", "p50", "p99")), str(values[key]["count"])]
+        for name, key in (
+            ("iteration", "iteration_ps"),
+            ("time to first token", "ttft_ps"),
+            ("time per output token", "tpot_ps"),
+        )
+    ]
+    console.print(table("Times", ["", "mean", "p50", "p99", "count"], rows))
+    phases = [
+        [phase, format_time(time), f"{100 * values['phase_share'][phase]:.1f} %"]
+        for phase, time in values["phase_ps"].items()
+    ]
+    console.print(table("Where the time goes", ["phase", "time", "share"], phases))
+    slowest = sorted(enumerate(values["layer_ps"]), key=lambda pair: (-pair[1], pair[0]))[:5]
+    total = max(values["busy_ps"], 1)
+    layers = [[str(layer), format_time(time), f"{100 * time / total:.1f} %"] for layer, time in slowest]
+    console.print(table("Slowest layers", ["layer", "time", "share"], layers, left=0))
+
+
+def _overview(values: dict[str, Any]) -> list[list[str]]:
+    low, nominal, high = (level / 1e9 for level in values["energy_per_token_pj"])
+    requests = values["requests"]
+    rows = [
+        ["iterations", str(values["iterations"])],
+        ["simulated time", format_time(values["time_ps"])],
+        ["requests completed", f"{requests['completed']} of {requests['admitted']} admitted"],
+        ["tokens in, out", f"{values['input_tokens']}, {values['output_tokens']}"],
+        ["tokens per second", f"{values['tokens_per_s']:.1f} (output {values['output_tokens_per_s']:.1f})"],
+        ["MAC utilisation", f"{100 * values['utilisation']:.2f} %"],
+        ["DDR traffic", format_bytes(values["ddr_bytes"])],
+        ["peak SRAM of the package", format_bytes(values["peak_package_bytes"])],
+        ["peak key-value cache", format_bytes(values["peak_kv_bytes"])],
+        ["deferrals", f"{values['deferrals']}, {format_bytes(values['spilled_bytes'])} to and from DDR"],
+        ["QoS violations", str(values["qos_violations"])],
+        ["energy per token", f"{nominal:.3g} mJ ({low:.3g} to {high:.3g})"],
+    ]
+    if values["borrowed_layers"]:
+        rows.append(["note", f"{values['borrowed_layers']} layers borrow the routing of others, the trace lacks them"])
+    return rows
+
+
+def _time(value: float | None) -> str:
+    return "-" if value is None else format_time(value)

@@ -1,0 +1,259 @@
+"""Blocks of an iteration, each simulated on the engine; equal ones are simulated once.
+
+A block's timing depends on the model, the package, the strategy and its options, and on the arrays of its own tokens.
+Its key is a hash of all of these, so that reuse changes no result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.analysis import count_activity, measure_buffers, measure_utilisation
+from expertstream.engine.layout import LOAD, TOKENS
+from expertstream.engine.run import AllAtOnce, run
+from expertstream.engine.timeline import Timeline
+from expertstream.engine.work import Work
+from expertstream.errors import WorkloadError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.serving.attention import AttentionBatch, BlockPlan, plan_attention, plan_lm_head
+from expertstream.simulate import network_of
+from expertstream.strategy import Options, Plan, get_strategy
+from expertstream.strategy.buffers import package_buffers
+from expertstream.trace import Routing
+from expertstream.workload import LayerWorkload
+
+Ints = NDArray[np.int64]
+CAPACITY = 8192  # timings kept for reuse
+
+
+@dataclass(frozen=True)
+class BlockTiming:
+    """What a block takes and does, as plain integers; sums over dies, channels and links.
+
+    Attributes:
+        latency_ps: from its first activity to its last. compute_ps: busy time of all MAC arrays.
+        ddr_bytes: loaded and written. d2d_bytes: payload times hops.
+        macs, sram_read_bytes, sram_write_bytes, wire_bytes: what costs energy (wire: payload and header, times hops).
+        peak_bytes: largest sum of all buffers. passes: passes over the tokens.
+    """
+
+    latency_ps: int
+    compute_ps: int
+    ddr_bytes: int
+    d2d_bytes: int
+    macs: int
+    sram_read_bytes: int
+    sram_write_bytes: int
+    wire_bytes: int
+    peak_bytes: int
+    passes: int
+
+
+class Observer(Protocol):
+    """Sees every block that is run (not those that are reused)."""
+
+    def __call__(self, kind: str, layer: int, plan: Plan, timeline: Timeline, workload: LayerWorkload | None) -> None:
+        """Take a block: its kind, the layer, and what was run; ``workload`` of MoE and dense layers only."""
+        ...
+
+
+class Blocks:
+    """Runs the blocks of one model on one package under one strategy.
+
+    Args:
+        reuse: simulate equal blocks once. observe: called with every block that is run.
+
+    Raises:
+        ConfigError: the strategy is unknown.
+        WorkloadError: the package switches in a way that is not simulated.
+    """
+
+    def __init__(
+        self,
+        model: MoEModel,
+        package: Package,
+        strategy: str,
+        options: Options,
+        *,
+        reuse: bool = True,
+        observe: Observer | None = None,
+    ) -> None:
+        if package.d2d.switching == "store-and-forward":
+            raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
+        self.model, self.options = model, options
+        self._plan_layer = get_strategy(strategy).plan
+        self._packages = {0: package}
+        self._reuse, self._observe = reuse, observe
+        self._known: OrderedDict[bytes, BlockTiming] = OrderedDict()
+        # A dense layer is an MoE layer without routed experts and with one shared expert.
+        no_experts = {"n_experts": 0, "top_k": 0, "n_shared_experts": 1, "shared_d_ffn": model.dense_d_ffn}
+        self._dense_model = model.model_copy(update=no_experts)
+        identity = f"{model.model_dump_json()}|{package.model_dump_json()}|{strategy}|{options}"
+        self._identity = hashlib.blake2b(identity.encode(), digest_size=16).digest()
+        self.simulated = self.reused = 0
+
+    def attention(
+        self, batch: AttentionBatch, *, router: bool, reserved_bytes: int = 0, layer: int = -1
+    ) -> BlockTiming:
+        """Time the attention block of a layer; ``reserved_bytes`` of each token buffer are not available to it."""
+        package = self.package(reserved_bytes)
+        return self._time(
+            "attention",
+            layer,
+            reserved_bytes,
+            (batch.new, batch.context, batch.home, np.array([router])),
+            lambda: (plan_attention(self.model, package, batch, router=router), None),
+        )
+
+    def experts(self, routing: Routing, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
+        """Time the experts of an MoE layer; ``home``: int64 [tokens], the die where each token lives."""
+        return self._time(
+            "experts",
+            layer,
+            reserved_bytes,
+            (routing.experts, home),
+            lambda: self._layer(self.model, routing, home, reserved_bytes),
+        )
+
+    def dense(self, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
+        """Time a dense layer's MLP."""
+        n = home.size
+        routing = Routing(
+            experts=np.empty((n, 0), dtype=np.int16),
+            weights=np.empty((n, 0), dtype=np.float32),
+            request=np.zeros(n, dtype=np.int32),
+            layer=layer,
+            n_experts=0,
+            source="dense layer",
+            synthetic=False,
+        )
+        return self._time(
+            "dense",
+            layer,
+            reserved_bytes,
+            (home,),
+            lambda: self._layer(self._dense_model, routing, home, reserved_bytes),
+        )
+
+    def output_head(self, home: Ints, *, reserved_bytes: int = 0) -> BlockTiming:
+        """Time the output head for the tokens that are sampled."""
+        package = self.package(reserved_bytes)
+        return self._time(
+            "output head", -1, reserved_bytes, (home,), lambda: (plan_lm_head(self.model, package, home), None)
+        )
+
+    def spill(self, n_bytes: int, *, layer: int = -1) -> BlockTiming:
+        """Time the way of activations to DDR, or back, over all channels evenly."""
+        return self._time(
+            "spill", layer, 0, (np.array([n_bytes]),), lambda: (_plan_spill(self.package(0), n_bytes), None)
+        )
+
+    def package(self, reserved_bytes: int) -> Package:
+        """The package whose token buffers are smaller by what is reserved."""
+        if reserved_bytes not in self._packages:
+            whole = self._packages[0]
+            if len(self._packages) > 1024:
+                self._packages = {0: whole}
+            left = whole.die.token_buffer_bytes - reserved_bytes
+            self._packages[reserved_bytes] = whole.replace(**{"die.token_buffer_bytes": left})
+        return self._packages[reserved_bytes]
+
+    def _layer(self, model: MoEModel, routing: Routing, home: Ints, reserved_bytes: int) -> tuple[Plan, LayerWorkload]:
+        package = self.package(reserved_bytes)
+        workload = LayerWorkload.of(model, package, routing).with_homes(home)
+        return self._plan_layer(workload, self.options), workload
+
+    def _time(
+        self,
+        kind: str,
+        layer: int,
+        reserved_bytes: int,
+        arrays: tuple[NDArray[np.generic], ...],
+        plan_block: Callable[[], tuple[Plan, LayerWorkload | None]],
+    ) -> BlockTiming:
+        content = hashlib.blake2b(self._identity + kind.encode() + b"|%d" % reserved_bytes, digest_size=16)
+        for array in arrays:
+            content.update(f"|{array.dtype}{array.shape}".encode())
+            content.update(np.ascontiguousarray(array).tobytes())
+        key = content.digest()
+        if self._reuse and key in self._known:
+            self._known.move_to_end(key)
+            self.reused += 1
+            return self._known[key]
+        plan, workload = plan_block()
+        network = network_of(self.package(reserved_bytes), plan)
+        timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps)
+        if self._observe:
+            self._observe(kind, layer, plan, timeline, workload)
+        timing = _measure(plan, workload, timeline)
+        self.simulated += 1
+        if self._reuse:
+            self._known[key] = timing
+            if len(self._known) > CAPACITY:
+                self._known.popitem(last=False)
+        return timing
+
+
+def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline) -> BlockTiming:
+    use = measure_utilisation(timeline)
+    sent = int(timeline.bytes[timeline.source >= 0].sum())
+    loaded = int(timeline.bytes[timeline.kind == LOAD].sum())
+    if workload is not None:
+        activity = count_activity(workload, plan, timeline)
+        macs, read = int(activity.macs.sum()), int(activity.sram_read_bytes.sum())
+        written, wire = int(activity.sram_write_bytes.sum()), int(activity.d2d_bytes.sum())
+    else:
+        sends = np.flatnonzero(timeline.source >= 0)
+        pair = timeline.source[sends] * timeline.network.n_dies + timeline.die[sends]
+        hops = np.diff(timeline.network.path_ptr)[pair]
+        wire = int(((timeline.bytes[sends] + timeline.network.header_bytes) * hops).sum())
+        own = plan if isinstance(plan, BlockPlan) else None
+        macs = own.macs if own else 0
+        read, written = (own.read_bytes if own else 0) + sent, (own.written_bytes if own else 0) + sent + loaded
+    return BlockTiming(
+        latency_ps=timeline.latency_ps,
+        compute_ps=int(use.compute_ps.sum()),
+        ddr_bytes=int(use.channel_bytes.sum()),
+        d2d_bytes=int(use.link_bytes.sum()),
+        macs=macs,
+        sram_read_bytes=read,
+        sram_write_bytes=written,
+        wire_bytes=wire,
+        peak_bytes=measure_buffers(timeline).package_peak_both_bytes,
+        passes=plan.passes,
+    )
+
+
+def _plan_spill(package: Package, n_bytes: int) -> Plan:
+    """Activations from the dies to DDR or back: the channels share the bytes; the mesh is not modelled."""
+    work = Work()
+    group = work.new_group()
+    channels = np.arange(len(package.channels))
+    share = np.diff(np.arange(channels.size + 1, dtype=np.int64) * n_bytes // channels.size)
+    work.add_chunks(
+        group=group,
+        bytes=share[share > 0],
+        die=np.array([c.dies[0] for c in package.channels])[share > 0][:, None],
+        pool=TOKENS,
+        channel=channels[share > 0],
+        space=0,
+    )
+    nothing = np.empty(0, dtype=np.int64)
+    return Plan(
+        work=work,
+        dispatcher=AllAtOnce(work.n_groups),
+        slices=nothing.reshape(0, 3),
+        set_ptr=np.zeros(1, dtype=np.int64),
+        set_ids=nothing,
+        buffer_bytes=package_buffers(package),
+        passes=1,
+        ddr_layout="spread over all channels",
+    )

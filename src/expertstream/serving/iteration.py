@@ -1,0 +1,217 @@
+"""One iteration: forward passes of several requests through all layers, block after block.
+
+Each block starts when the one before has ended. A deferred pass (token buffering) leaves at an MoE layer after the
+router and comes back at the same layer of a later iteration; its tokens keep their dies, its activations and gating
+results stay in the token buffers, where other blocks lack the room, or go to DDR once they pass ``kept_share`` of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertstream.model import MoEModel
+from expertstream.schedule import Qos, Slack, defer, pass_done, token_counts
+from expertstream.serving.attention import AttentionBatch
+from expertstream.serving.blocks import Blocks, BlockTiming
+from expertstream.serving.routing import Replay
+
+Ints = NDArray[np.int64]
+PHASES = ("attention", "experts", "dense", "output head", "spill")
+PAGE_BYTES = 16 << 10  # token-buffer space of deferred passes is set aside in pages, so that blocks can be reused
+GATE_BYTES = 6  # of a kept choice: expert number and gate weight
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A forward pass of one request: ``rows.size`` tokens after ``context`` earlier ones.
+
+    Attributes:
+        rows: int64 [tokens], rows of the routing trace. home: int64 [tokens], dies.
+        samples: whether its last token yields an output token. layer: the MoE layer where a deferred pass waits.
+        spilled: whether its activations wait in DDR.
+    """
+
+    request: int
+    context: int
+    rows: Ints
+    home: Ints
+    samples: bool
+    layer: int = -1
+    spilled: bool = False
+
+
+@dataclass(frozen=True)
+class Buffering:
+    """Token buffering (Algorithm 2).
+
+    Attributes:
+        theta_min: experts with fewer tokens are cold. kept_share: share of each token buffer that deferred activations
+            may take before further ones go to DDR.
+    """
+
+    slack: Slack
+    theta_min: int = 2
+    kept_share: float = 0.25
+
+
+@dataclass
+class Account:
+    """Where time and work go; all whole numbers.
+
+    Attributes:
+        phase_ps: by ``PHASES``. layer_ps: by layer. sums: of the fields of BlockTiming; ``peak_bytes`` and ``passes``
+            are maxima.
+    """
+
+    n_layers: int
+    phase_ps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    layer_ps: list[int] = field(default_factory=list)
+    sums: dict[str, int] = field(default_factory=lambda: {f.name: 0 for f in fields(BlockTiming)})
+    deferrals: int = 0
+    spilled_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Start every layer at zero."""
+        self.layer_ps = self.layer_ps or [0] * self.n_layers
+
+    def add(self, phase: str, layer: int, timing: BlockTiming) -> None:
+        """Count a block."""
+        self.phase_ps[phase] += timing.latency_ps
+        if layer >= 0:
+            self.layer_ps[layer] += timing.latency_ps
+        for name in self.sums:
+            value = getattr(timing, name)
+            self.sums[name] = (
+                max(self.sums[name], value) if name in ("peak_bytes", "passes") else self.sums[name] + value
+            )
+
+    @property
+    def latency_ps(self) -> int:
+        """Time of everything counted."""
+        return sum(self.phase_ps.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an iteration did: passes that came to their end and passes that wait, in the order of their requests."""
+
+    finished: tuple[Pass, ...]
+    waiting: tuple[Pass, ...]
+    latency_ps: int
+    sampled: int
+
+
+class Iteration:
+    """Runs iterations of one model; what they cost goes to ``account``."""
+
+    def __init__(
+        self, model: MoEModel, blocks: Blocks, replay: Replay, buffering: Buffering | None, *, output_head: bool
+    ) -> None:
+        self._model, self._blocks, self._replay, self._buffering = model, blocks, replay, buffering
+        self._output_head = output_head
+        self._moe = frozenset(model.moe_layers)
+        activation_bytes = -(-model.d_model * model.activation_bits // 8)
+        self._kept_bytes = activation_bytes + model.top_k * GATE_BYTES
+        self.account = Account(model.n_layers)
+
+    def run(self, fresh: Sequence[Pass], waiting: Sequence[Pass], qos: dict[int, Qos]) -> Outcome:
+        """Take ``fresh`` passes from the first layer, and ``waiting`` ones from where they are, as far as they get.
+
+        Args:
+            qos: Algorithm 2's state of every request that takes part; updated.
+        """
+        start_ps = self.account.latency_ps
+        active, apart = sorted(fresh, key=_request), list(waiting)
+        for layer in range(self._model.n_layers):
+            if active:
+                self._attention(active, apart, layer)
+            if layer not in self._moe:
+                if active:
+                    home = np.concatenate([p.home for p in active])
+                    self._count(
+                        "dense", layer, self._blocks.dense(home, reserved_bytes=self._reserved(apart), layer=layer)
+                    )
+                continue
+            back = [p for p in apart if p.layer == layer]
+            if back:
+                apart = [p for p in apart if p.layer != layer]
+                self._spill(sum(p.rows.size for p in back if p.spilled), layer)
+                active = sorted([*active, *(replace(p, layer=-1, spilled=False) for p in back)], key=_request)
+            if active and self._buffering:
+                active, left = self._defer(active, apart, layer, qos)
+                apart += left
+            if active:
+                self._experts(active, apart, layer)
+        sampled = np.array([p.home[-1] for p in active if p.samples], dtype=np.int64)
+        if sampled.size and self._output_head:
+            self._count("output head", -1, self._blocks.output_head(sampled, reserved_bytes=self._reserved(apart)))
+        if self._buffering:
+            for p in active:
+                qos[p.request] = pass_done(qos[p.request], self._buffering.slack)
+        return Outcome(
+            finished=tuple(active),
+            waiting=tuple(sorted(apart, key=_request)),
+            latency_ps=self.account.latency_ps - start_ps,
+            sampled=int(sampled.size),
+        )
+
+    def _count(self, phase: str, layer: int, timing: BlockTiming) -> None:
+        self.account.add(phase, layer, timing)
+
+    def _attention(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
+        batch = AttentionBatch(
+            new=np.array([p.rows.size for p in active], dtype=np.int64),
+            context=np.array([p.context for p in active], dtype=np.int64),
+            home=np.concatenate([p.home for p in active]),
+        )
+        router, reserved = layer in self._moe, self._reserved(apart)
+        timing = self._blocks.attention(batch, router=router, reserved_bytes=reserved, layer=layer)
+        self._count("attention", layer, timing)
+
+    def _experts(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
+        routing = self._replay.routing(np.concatenate([p.rows for p in active]), layer)
+        home = np.concatenate([p.home for p in active])
+        timing = self._blocks.experts(routing, home, reserved_bytes=self._reserved(apart), layer=layer)
+        self._count("experts", layer, timing)
+
+    def _defer(
+        self, active: Sequence[Pass], apart: Sequence[Pass], layer: int, qos: dict[int, Qos]
+    ) -> tuple[list[Pass], list[Pass]]:
+        """Algorithm 2: who goes on and who waits."""
+        assert self._buffering is not None
+        slack, theta_min = self._buffering.slack, self._buffering.theta_min
+        activated = [self._replay.routing(p.rows, layer).experts.reshape(-1).tolist() for p in active]
+        counts = token_counts(activated, self._model.n_experts)
+        waits, after = defer(activated, counts, [qos[p.request] for p in active], slack, theta_min)
+        qos.update((p.request, state) for p, state in zip(active, after, strict=True))
+        left: list[Pass] = []
+        spilled = 0
+        limit = int(self._buffering.kept_share * self._blocks.package(0).die.token_buffer_bytes)
+        for p in (p for p, deferred in zip(active, waits, strict=True) if deferred):
+            fits = self._kept([*apart, *left, replace(p, layer=layer)]) <= limit
+            left.append(replace(p, layer=layer, spilled=not fits))
+            spilled += 0 if fits else p.rows.size
+        self.account.deferrals += len(left)
+        self._spill(spilled, layer)
+        return [p for p, deferred in zip(active, waits, strict=True) if not deferred], left
+
+    def _spill(self, tokens: int, layer: int) -> None:
+        if tokens:
+            self.account.spilled_bytes += tokens * self._kept_bytes
+            self._count("spill", layer, self._blocks.spill(tokens * self._kept_bytes, layer=layer))
+
+    def _kept(self, apart: Sequence[Pass]) -> int:
+        """Bytes that deferred passes take of the fullest token buffer."""
+        homes = [p.home for p in apart if not p.spilled]
+        return int(np.bincount(np.concatenate(homes)).max()) * self._kept_bytes if homes else 0
+
+    def _reserved(self, apart: Sequence[Pass]) -> int:
+        return -(-self._kept(apart) // PAGE_BYTES) * PAGE_BYTES
+
+
+def _request(p: Pass) -> int:
+    return p.request

@@ -1,0 +1,222 @@
+"""Run a scenario: put the parts together, iterate, report; stop and continue from a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expertstream.analysis import COMPONENTS, die_area, energy_by_component
+from expertstream.errors import ConfigError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.package.technology import Technology
+from expertstream.report.files import write_json
+from expertstream.serving.blocks import Blocks, Observer
+from expertstream.serving.heads import share_heads
+from expertstream.serving.iteration import Buffering, Iteration
+from expertstream.serving.request_files import read_requests
+from expertstream.serving.requests import ClosedLoop, Source, Stream, poisson
+from expertstream.serving.routing import Replay
+from expertstream.serving.scenario import ArrivalSpec, Scenario
+from expertstream.serving.server import STATE, Limits, Server
+from expertstream.strategy import Options
+from expertstream.trace import RoutingTrace, synthesize
+
+Progress = Callable[[int, int, str], None]
+PS_PER_S = 10**12
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A scenario with its names resolved."""
+
+    scenario: Scenario
+    model: MoEModel
+    package: Package
+    technology: Technology
+
+    def identity(self) -> str:
+        """A hash of all that a run depends on, the files that it reads included, but not where it stops."""
+        content = hashlib.sha256()
+        for part in (self.scenario.model_copy(update={"iterations": None}), self.model, self.package):
+            content.update(part.model_dump_json().encode())
+        for file in (self.scenario.trace, self.scenario.requests.file):
+            if file is not None:
+                with file.open("rb") as data:
+                    content.update(hashlib.file_digest(data, "sha256").digest())
+        return content.hexdigest()
+
+    def routing(self) -> RoutingTrace:
+        """The trace that is replayed. Raises TraceError."""
+        if self.scenario.trace is not None:
+            return RoutingTrace.load(self.scenario.trace)
+        spec = self.scenario.synthetic
+        return synthesize(
+            self.model,
+            requests=spec.requests,
+            tokens_per_request=spec.tokens,
+            layers=self.model.moe_layers,
+            seed=spec.seed,
+        )
+
+
+class Serving:
+    """A scenario that runs.
+
+    Args:
+        reuse: simulate equal blocks once; changes no result. observe: called with every block that is run.
+
+    Raises:
+        ConfigError: an unknown strategy, or requests that cannot be read.
+        TraceError: the routing trace cannot be read or does not fit the model.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        routing: RoutingTrace | None = None,
+        reuse: bool = True,
+        observe: Observer | None = None,
+    ) -> None:
+        scenario, model, package = parts.scenario, parts.model, parts.package
+        self.parts = parts
+        options = Options(micro_slices=scenario.micro_slices)
+        self.blocks = Blocks(model, package, scenario.strategy, options, reuse=reuse, observe=observe)
+        self.replay = Replay(parts.routing() if routing is None else routing, model, scenario.requests.seed)
+        spec = scenario.buffering
+        buffering = None if spec is None else Buffering(spec.slack(), spec.theta_min, spec.kept_share)
+        iteration = Iteration(model, self.blocks, self.replay, buffering, output_head=scenario.output_head)
+        limits = Limits(
+            tokens_per_iteration=scenario.tokens_per_iteration,
+            requests=scenario.max_requests,
+            kv_bytes=scenario.kv_capacity_bytes,
+            token_kv_bytes=share_heads(model, package).row_bytes * model.n_layers,
+            refill=bool(spec and spec.refill),
+            ttft_ps=scenario.qos.ttft,
+            tpot_ps=scenario.qos.tpot,
+        )
+        self.server = Server(_source(scenario.requests), self.replay, iteration, limits, package.n_dies)
+
+    def run(
+        self,
+        *,
+        checkpoint: Path | None = None,
+        every: int = 50,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Iterate to the end of the scenario and report.
+
+        Args:
+            checkpoint: file to write after every ``every`` iterations and at the end. progress: called as
+                ``progress(iterations, total or 0, what)``.
+
+        Raises:
+            ConfigError: a request that cannot be read or served, or the checkpoint cannot be written.
+            WorkloadError: a block cannot run on the package.
+        """
+        tally, total = self.server.tally, self.parts.scenario.iterations
+        saved = -1
+        while total is None or tally.iterations < total:
+            if not self.server.step():
+                break
+            if checkpoint is not None and tally.iterations % every == 0:
+                self.save(checkpoint)
+                saved = tally.iterations
+            if progress:
+                progress(tally.iterations, total or 0, f"{tally.completed} requests completed")
+        if checkpoint is not None and saved != tally.iterations:
+            self.save(checkpoint)
+        return self.report()
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; it appears whole or not at all. Raises ConfigError."""
+        write_json({"identity": self.parts.identity(), **self.server.state()}, path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises ConfigError if it is damaged or of another scenario."""
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the checkpoint '{path}': {error.strerror}") from None
+        except ValueError:
+            raise ConfigError(f"'{path}' is not a checkpoint: it is not valid JSON") from None
+        if not isinstance(state, dict) or state.get("format") != STATE:
+            raise ConfigError(f"'{path}' is not a checkpoint of this version (format {STATE})")
+        if state["identity"] != self.parts.identity():
+            raise ConfigError(
+                f"the checkpoint '{path}' belongs to another scenario, model, package or trace; resume with the same "
+                "files, or start anew with another checkpoint file"
+            )
+        self.server.restore(state)
+
+    def report(self) -> dict[str, Any]:
+        """Everything that the run says, as plain JSON types; the same for the same scenario, however it was run."""
+        parts, tally, account = self.parts, self.server.tally, self.server.account
+        elapsed_ps = max(tally.now_ps, 1)
+        tokens = tally.input_tokens + tally.output_tokens
+        sums = account.sums
+        energy = energy_by_component(
+            parts.technology,
+            parts.model,
+            macs=sums["macs"],
+            sram_read_bytes=sums["sram_read_bytes"],
+            sram_write_bytes=sums["sram_write_bytes"],
+            d2d_bytes=sums["wire_bytes"],
+            ddr_bytes=sums["ddr_bytes"],
+            leakage_pj=die_area(parts.package, parts.technology, parts.model).leakage_w
+            * (parts.package.n_dies * tally.now_ps),
+        )
+        total_pj = np.sum([energy[name] for name in COMPONENTS], axis=0)
+        busy_ps = max(account.latency_ps, 1)
+        return {
+            "model": parts.model.name,
+            "package": parts.package.name,
+            "strategy": parts.scenario.strategy,
+            "routing_source": self.replay.source,
+            "synthetic": self.replay.synthetic,
+            "borrowed_layers": self.replay.borrowed,
+            "iterations": tally.iterations,
+            "time_ps": tally.now_ps,
+            "busy_ps": account.latency_ps,
+            "requests": {"admitted": tally.admitted, "completed": tally.completed},
+            "input_tokens": tally.input_tokens,
+            "output_tokens": tally.output_tokens,
+            "tokens_per_s": tokens * PS_PER_S / elapsed_ps,
+            "output_tokens_per_s": tally.output_tokens * PS_PER_S / elapsed_ps,
+            "iteration_ps": tally.iteration.summary(),
+            "ttft_ps": tally.ttft.summary(),
+            "tpot_ps": tally.tpot.summary(),
+            "deferrals": account.deferrals,
+            "spilled_bytes": account.spilled_bytes,
+            "qos_violations": tally.violations,
+            "phase_ps": dict(account.phase_ps),
+            "phase_share": {phase: time / busy_ps for phase, time in account.phase_ps.items()},
+            "layer_ps": list(account.layer_ps),
+            "utilisation": sums["compute_ps"] / (busy_ps * parts.package.n_dies),
+            "ddr_bytes": sums["ddr_bytes"],
+            "d2d_bytes": sums["d2d_bytes"],
+            "macs": sums["macs"],
+            "peak_package_bytes": sums["peak_bytes"],
+            "peak_kv_bytes": tally.peak_kv_bytes,
+            "max_passes": sums["passes"],
+            "energy_pj": total_pj.tolist(),
+            "energy_per_token_pj": (total_pj / max(tokens, 1)).tolist(),
+            "energy_by_component_pj": {name: energy[name].tolist() for name in COMPONENTS},
+        }
+
+
+def _source(spec: ArrivalSpec) -> Source:
+    prompt, output = spec.prompt_tokens.lengths(), spec.output_tokens.lengths()
+    if spec.clients is not None:
+        return ClosedLoop(spec.clients, prompt, output, spec.seed, spec.count)
+    if spec.rate_per_s is not None:
+        return Stream(poisson(spec.rate_per_s, prompt, output, spec.seed), spec.count)
+    assert spec.file is not None  # the scenario checks it
+    return Stream(read_requests(spec.file), spec.count)

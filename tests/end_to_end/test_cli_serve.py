@@ -1,0 +1,113 @@
+"""``serve-sim`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expertstream.cli.main import run
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.yaml"
+HF_CONFIG = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 64,
+    "moe_intermediate_size": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 1000,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}
+SCENARIO = """\
+model: config.json
+synthetic: {requests: 4, tokens: 32}
+requests:
+  arrivals: closed-loop
+  clients: 12
+  prompt_tokens: {mean: 20}
+  output_tokens: {mean: 6}
+tokens_per_iteration: 16
+iterations: 30
+buffering: {slack_percent: 20, theta_min: 4}
+qos: {ttft: 1 ms}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps(HF_CONFIG))
+    Path("run.yaml").write_text(SCENARIO)
+
+
+def test_a_run_says_how_fast_requests_are_served(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve-sim", "run.yaml"]) == 0
+    out, err = capsys.readouterr()
+    for words in ("tokens per second", "time to first token", "deferrals", "QoS violations", "SYNTHETIC", "attention"):
+        assert words in out
+    assert "blocks were simulated" in err
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve-sim", "run.yaml", "--json"]) == 0
+    whole = capsys.readouterr().out
+    assert run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--every", "4", "--iterations", "9"]) == 0
+    capsys.readouterr()
+    assert run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--resume", "--no-reuse", "--json"]) == 0
+    assert capsys.readouterr().out == whole
+    assert json.loads(whole)["deferrals"] > 0
+
+
+def test_zero_slack_is_no_buffering_byte_for_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for text in (SCENARIO.replace("slack_percent: 20", "slack_percent: 0"), SCENARIO.replace("buffering:", "# ")):
+        Path("run.yaml").write_text(text)
+        assert run(["serve-sim", "run.yaml", "--json"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        EXAMPLE.read_text().replace("qwen3-30b-a3b ", "config.json ").replace("requests: 32, tokens: 256", "tokens: 8")
+    )
+    Path("example.yaml").write_text(text)
+    assert run(["serve-sim", "example.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["iterations"] == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("clients: 12", "client: 12"), "run.yaml:5:3: unknown key 'client'; did you mean 'clients'?"),
+        (("model: config.json", "model: qwen3"), "unknown model preset 'qwen3'; did you mean 'qwen3-30b-a3b'?"),
+        (("iterations: 30", "iterations: 0"), "run.yaml:9:1: iterations: input should be greater than or equal to 1"),
+        (("iterations: 30\n", ""), "run.yaml:3:1: requests: the run has no end; give iterations, or requests.count"),
+        (("model:", "strategy: fse\nmodel:"), "unknown strategy 'fse'"),
+        (("model:", "trace: gone.npz\nmodel:"), "there is no trace file 'gone.npz'"),
+        (
+            ("clients: 12", "clients: 12\n  file: gone.csv"),
+            "run.yaml:6:3: requests.file: 'file' does not go with arrivals 'closed-loop'; leave it out",
+        ),
+    ],
+)
+def test_mistakes_are_explained(change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text(SCENARIO.replace(*change))
+    assert run(["serve-sim", "run.yaml"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_resume_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve-sim", "run.yaml", "--resume"]) == 2
+    assert "--resume needs --checkpoint FILE" in capsys.readouterr().err
+    assert run(["serve-sim", "run.yaml", "--resume", "--checkpoint", "none.json"]) == 2
+    assert "cannot read the checkpoint 'none.json'" in capsys.readouterr().err

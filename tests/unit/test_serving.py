@@ -1,0 +1,368 @@
+"""Requests, budgets, iterations and reports of a serving run."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from expertstream.errors import ConfigError, TraceError
+from expertstream.model import MoEModel
+from expertstream.schedule import Qos
+from expertstream.serving.attention import AttentionBatch
+from expertstream.serving.blocks import Blocks
+from expertstream.serving.iteration import Iteration, Pass
+from expertstream.serving.quantiles import Quantiles
+from expertstream.serving.request_files import read_requests
+from expertstream.serving.requests import ClosedLoop, Lengths, Request, Stream, poisson
+from expertstream.serving.routing import Replay
+from expertstream.serving.server import Running, share_budget
+from expertstream.strategy import Options, strategy_names
+from expertstream.trace import synthesize
+from tests.serving import serving, tiny_model, tiny_package, tiny_scenario
+
+FIVE = Lengths("fixed", 5, 1.0, 100)
+
+
+def running(number: int, prompt: int, processed: int, served: int = -1) -> Running:
+    return Running(Request(number, 0, prompt, 9), processed=processed, served=served)
+
+
+def test_decodes_come_first_and_prompts_take_what_is_left_in_chunks() -> None:
+    ready = [running(0, 10, 4), running(1, 5, 5), running(2, 5, 6), running(3, 9, 0)]
+    chosen = [(r.request.number, n) for r, n in share_budget(ready, 10)]
+    assert chosen == [(1, 1), (2, 1), (0, 6), (3, 2)]
+
+
+def test_decodes_beyond_the_budget_take_turns() -> None:
+    ready = [running(0, 1, 1, served=5), running(1, 1, 1, served=4), running(2, 1, 1, served=3)]
+    assert [r.request.number for r, _ in share_budget(ready, 2)] == [2, 1]
+
+
+@pytest.mark.parametrize("kind", ["fixed", "uniform", "lognormal"])
+def test_lengths_have_the_mean_that_was_asked_for(kind: str) -> None:
+    lengths, rng = Lengths(kind, 50, 0.5, 10**6), np.random.default_rng(1)
+    drawn = [lengths.draw(rng) for _ in range(4000)]
+    assert min(drawn) >= 1
+    assert abs(np.mean(drawn) - 50) < 2
+
+
+def test_poisson_arrivals_have_the_rate_that_was_asked_for() -> None:
+    source = Stream(poisson(100.0, FIVE, FIVE, 3), 2000)
+    last = None
+    while (request := source.take(10**18)) is not None:
+        last = request
+    assert last is not None
+    assert last.number == 1999
+    assert abs(last.arrival_ps / 10**12 / 20 - 1) < 0.1
+
+
+def test_a_stream_gives_requests_when_they_have_arrived() -> None:
+    source = Stream(lambda: iter([Request(0, 5, 1, 1), Request(1, 9, 1, 1)]), None)
+    assert source.take(4) is None
+    assert source.next_arrival_ps() == 5
+    assert source.take(9) == Request(0, 5, 1, 1)
+    assert source.take(9) == Request(1, 9, 1, 1)
+    assert source.next_arrival_ps() is None
+
+
+def test_unsorted_requests_are_refused() -> None:
+    source = Stream(lambda: iter([Request(0, 5, 1, 1), Request(1, 4, 1, 1)]), None)
+    with pytest.raises(ConfigError, match="request 1 arrives before request 0; sort the requests by arrival"):
+        source.take(10)
+
+
+def test_clients_wait_for_their_answers() -> None:
+    source = ClosedLoop(2, FIVE, FIVE, 0, 3)
+    assert [source.take(0), source.take(0)] == [Request(0, 0, 5, 5), Request(1, 0, 5, 5)]
+    assert source.take(0) is None
+    source.completed(77)
+    assert source.next_arrival_ps() == 77
+    assert source.take(80) == Request(2, 77, 5, 5)
+    source.completed(90)
+    assert source.take(100) is None  # three were asked for
+
+
+def test_request_files_of_three_kinds_say_the_same(tmp_path: Path) -> None:
+    rows = [(0, 10, 3), (1500, 20, 4), (2_000_000, 30, 5)]
+    keys = ("arrival_us", "prompt_tokens", "output_tokens")
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n")
+    columns = {key: [row[i] for row in rows] for i, key in enumerate(keys)}
+    pq.write_table(pa.table(columns), tmp_path / "r.parquet")
+    (tmp_path / "r.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.6805900,10,3\n2023-11-16 18:15:46.6820900,20,4\n2023-11-16 18:15:48.6805900,30,5\n"
+    )
+    expected = [Request(i, us * 10**6, prompt, output) for i, (us, prompt, output) in enumerate(rows)]
+    for name in ("r.jsonl", "r.parquet", "r.csv"):
+        assert list(read_requests(tmp_path / name)()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("r.txt", "", "is not a request file that can be read; allowed: .jsonl, .parquet, .csv files"),
+        ("r.jsonl", "{", "request 0: not valid JSON"),
+        ("r.jsonl", "[]", "request 0: an object with arrival_us, prompt_tokens, output_tokens is needed"),
+        (
+            "r.jsonl",
+            '{"arrival_us": 0, "prompt_tokens": 0, "output_tokens": 1}',
+            "request 0: arrival_us 0, prompt_tokens 0, output_tokens 1; arrivals must be whole numbers from 0, token "
+            "counts from 1",
+        ),
+        (
+            "r.csv",
+            "TIMESTAMP,ContextTokens\n",
+            "there is no column 'GeneratedTokens'; needed: TIMESTAMP, ContextTokens",
+        ),
+        ("r.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\nnow,1,1\n", "request 0: TIMESTAMP is 'now'; write for"),
+        ("r.parquet", "no", "is not a readable Parquet file; it may be cut off or damaged"),
+    ],
+)
+def test_broken_request_files_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        list(read_requests(tmp_path / name)())
+
+
+def test_a_missing_request_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=re.escape("there is no request file 'gone.jsonl'")):
+        read_requests(Path("gone.jsonl"))
+
+
+def test_quantiles_are_exact_when_small_and_close_when_large() -> None:
+    quantiles = Quantiles()
+    for value in range(1, 1001):
+        quantiles.add(value)
+    assert quantiles.summary() == {"mean": 500.5, "p50": 500, "p99": 990, "count": 1000}
+    large = Quantiles()
+    large.add(123_456_789_012_345)
+    assert 0 <= 1 - (large.quantile(0.5) or 0) / 123_456_789_012_345 < 0.001
+    assert Quantiles.restored(json.loads(json.dumps(quantiles.state()))).summary() == quantiles.summary()
+    assert Quantiles().quantile(0.5) is None
+
+
+def test_requests_replay_the_trace_token_by_token() -> None:
+    model = tiny_model()
+    trace = synthesize(model, requests=2, tokens_per_request=8, layers=[1, 2])
+    replay = Replay(trace, model)
+    np.testing.assert_array_equal(replay.rows(1, 2, 5), [10, 11, 12])
+    np.testing.assert_array_equal(replay.rows(0, 7, 10), [7, 0, 1])  # round and round
+    again = replay.rows(5, 0, 8)
+    assert sorted(again.tolist()) == list(range(8, 16))
+    np.testing.assert_array_equal(replay.routing(np.array([3, 9]), 2).experts, trace.experts[[3, 9], 1])
+    assert replay.borrowed == 0
+    assert Replay(synthesize(model, requests=2, tokens_per_request=8, layers=[1]), model).borrowed == 1
+    with pytest.raises(TraceError, match="layer 0 is not an MoE layer"):
+        replay.routing(np.array([0]), 0)
+
+
+def test_an_iteration_takes_the_sum_of_its_blocks() -> None:
+    model, package = tiny_model(), tiny_package()
+    replay = Replay(synthesize(model, layers=[1, 2]), model)
+    blocks = Blocks(model, package, "fse-dp-paired", Options())
+    iteration = Iteration(model, blocks, replay, None, output_head=True)
+    home = np.arange(4)
+    outcome = iteration.run([Pass(0, 0, np.arange(4), home, True)], [], {})
+    batch = AttentionBatch(np.array([4]), np.array([0]), home)
+    by_hand = (
+        blocks.attention(batch, router=False).latency_ps
+        + blocks.dense(home).latency_ps
+        + 2 * blocks.attention(batch, router=True).latency_ps
+        + sum(blocks.experts(replay.routing(np.arange(4), layer), home).latency_ps for layer in (1, 2))
+        + blocks.output_head(home[-1:]).latency_ps
+    )
+    assert outcome.latency_ps == by_hand
+    assert outcome.sampled == 1
+    assert sum(iteration.account.layer_ps) + iteration.account.phase_ps["output head"] == by_hand
+
+
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_dense_layers_run_under_every_strategy_and_load_their_weights_once(strategy: str) -> None:
+    model = tiny_model()
+    seen = []
+    blocks = Blocks(
+        model,
+        tiny_package(),
+        strategy,
+        Options(),
+        observe=lambda kind, layer, plan, timeline, workload: seen.append((kind, workload)),
+    )
+    timing = blocks.dense(np.arange(8) % 4)
+    assert timing.ddr_bytes == 3 * 16 * 20
+    assert timing.macs == 8 * 3 * 16 * 20
+    assert seen[0][0] == "dense"
+    assert seen[0][1].macs == timing.macs
+
+
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_every_request_is_served_whole_under_every_strategy(strategy: str) -> None:
+    run = serving(tiny_scenario(strategy=strategy))
+    report = run.run()
+    source = Stream(poisson(5000, *_lengths(), 0), 12)
+    requests = [source.take(10**18) for _ in range(12)]
+    assert report["requests"] == {"admitted": 12, "completed": 12}
+    assert report["input_tokens"] == sum(r.prompt for r in requests if r)
+    assert report["output_tokens"] == sum(r.output for r in requests if r)
+    assert report["ttft_ps"]["count"] == 12
+    assert sum(report["phase_ps"].values()) == report["busy_ps"] <= report["time_ps"]
+    assert run.server.tally.kv_bytes == run.server.tally.reserved_kv_bytes == 0
+
+
+def _lengths() -> tuple[Lengths, Lengths]:
+    return Lengths("uniform", 6, 1.0, 32768), Lengths("uniform", 4, 1.0, 32768)
+
+
+def test_reuse_changes_no_result() -> None:
+    scenario = tiny_scenario(buffering={"slack_percent": 30, "theta_min": 3})
+    with_reuse, without = serving(scenario), serving(scenario, reuse=False)
+    assert with_reuse.run() == without.run()
+    assert with_reuse.blocks.reused > 0
+    assert without.blocks.reused == 0
+
+
+def test_a_larger_budget_serves_the_same_requests_in_fewer_iterations() -> None:
+    small = serving(tiny_scenario(tokens_per_iteration=4)).run()
+    large = serving(tiny_scenario(tokens_per_iteration=64)).run()
+    assert large["iterations"] < small["iterations"]
+    assert large["output_tokens"] == small["output_tokens"]
+    assert large["ttft_ps"]["mean"] < small["ttft_ps"]["mean"]
+
+
+def test_requests_wait_for_key_value_memory() -> None:
+    row = 2 * 2 * 4 * 2 * 3  # keys and values of 2 heads of 4 values of 2 bytes in 3 layers
+    tight = serving(tiny_scenario(kv_capacity_bytes=20 * row))
+    assert tight.run()["requests"]["completed"] == 12
+    assert tight.server.tally.peak_kv_bytes <= 20 * row
+    with pytest.raises(ConfigError, match=re.escape("for keys and values, kv_capacity is 240 B; give more or limit")):
+        serving(tiny_scenario(kv_capacity_bytes=5 * row // 2)).run()
+
+
+def test_targets_that_are_missed_are_counted() -> None:
+    assert serving(tiny_scenario(qos={"ttft": 1})).run()["qos_violations"] == 12
+    assert serving(tiny_scenario(qos={"ttft": 10**12, "tpot": 10**12})).run()["qos_violations"] == 0
+
+
+def test_an_idle_server_waits_for_the_next_request() -> None:
+    slow = tiny_scenario(requests={"arrivals": "poisson", "rate_per_s": 1, "count": 3})
+    report = serving(slow).run()
+    assert report["busy_ps"] < report["time_ps"] / 10
+
+
+def test_energy_counts_what_the_blocks_did() -> None:
+    report = serving(tiny_scenario()).run()
+    low, nominal, high = report["energy_pj"]
+    assert 0 < low < nominal < high
+    assert sum(report["energy_by_component_pj"][name][1] for name in report["energy_by_component_pj"]) == pytest.approx(
+        nominal
+    )
+
+
+def test_ten_thousand_requests_hold_no_more_than_a_thousand() -> None:
+    scenario = tiny_scenario(
+        requests={
+            "arrivals": "poisson",
+            "rate_per_s": 50000,
+            "count": 10_000,
+            "prompt_tokens": {"mean": 4},
+            "output_tokens": {"mean": 1},
+        },
+        tokens_per_iteration=512,
+        max_requests=128,
+    )
+    run = serving(scenario, model=tiny_model(n_layers=1, first_dense_layers=0, dense_d_ffn=0))
+    held = {}
+    while run.server.step():
+        at = 1000 if run.server.tally.completed < 9000 else 9000
+        if run.server.tally.completed >= at and at not in held:
+            gc.collect()
+            held[at] = len(gc.get_objects()), len(json.dumps(run.server.state()))
+    assert run.server.tally.completed == 10_000
+    assert held[9000][0] < held[1000][0] + 2000  # requests are gone; timings of blocks are kept, up to a limit
+    assert held[9000][1] < 2**16  # a few numbers per running request and per bucket of the quantiles
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"requests": {"arrivals": "poisson", "count": 1}}, "arrivals 'poisson' needs the key 'rate_per_s'"),
+        (
+            {"requests": {"arrivals": "poisson", "rate_per_s": 1, "clients": 2, "count": 1}},
+            "'clients' does not go with arrivals 'poisson'; leave it out",
+        ),
+        (
+            {"requests": {"arrivals": "closed-loop", "clients": 2}},
+            "the run has no end; give iterations, or requests.count",
+        ),
+    ],
+)
+def test_scenarios_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        tiny_scenario(**values)
+
+
+def test_queries_of_the_state_survive_a_checkpoint(tmp_path: Path) -> None:
+    scenario = tiny_scenario(buffering={"slack_percent": 30, "theta_min": 3})
+    whole = serving(scenario).run()
+    for stop in (1, 3, 7):
+        first = serving(scenario)
+        for _ in range(stop):
+            first.server.step()
+        first.save(tmp_path / "state.json")
+        second = serving(scenario)
+        second.resume(tmp_path / "state.json")
+        assert json.dumps(second.run()) == json.dumps(whole)
+
+
+def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    serving(tiny_scenario()).save(path)
+    other = serving(tiny_scenario(tokens_per_iteration=9))
+    with pytest.raises(ConfigError, match="belongs to another scenario, model, package or trace"):
+        other.resume(path)
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="is not a checkpoint of this version"):
+        other.resume(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is not a checkpoint: it is not valid JSON"):
+        other.resume(path)
+    with pytest.raises(ConfigError, match="cannot read the checkpoint"):
+        other.resume(tmp_path / "gone.json")
+
+
+def test_one_request_one_layer_infinite_links_takes_the_closed_form() -> None:
+    # 1 token, DDR of 1 byte/us per die: all weights and the cache row at 4 bytes/us, computes are next to nothing
+    model = MoEModel.one_layer(
+        d_model=16,
+        d_ffn=16,
+        n_experts=1,
+        top_k=1,
+        vocab_size=64,
+        attention={"n_heads": 4, "n_kv_heads": 4, "head_dim": 4},
+    )
+    package = (
+        tiny_package()
+        .replace(**{"d2d.bandwidth_bytes_per_s": 9 * 10**12, "d2d.latency_ps": 0, "die.macs_per_cycle": 2**20})
+        .model_copy(
+            update={
+                "channels": tuple(
+                    c.model_copy(update={"bandwidth_bytes_per_s": 10**6, "latency_ps": 0})
+                    for c in tiny_package().channels
+                )
+            }
+        )
+    )
+    replay = Replay(synthesize(model, requests=1, tokens_per_request=4, layers=[0]), model)
+    iteration = Iteration(model, Blocks(model, package, "tp", Options()), replay, None, output_head=True)
+    outcome = iteration.run([Pass(0, 0, np.arange(1), np.array([0]), True)], [], {0: Qos()})
+    n_bytes = 4 * 16 * 16 + 2 * 16 * 2 + 16 * 1 + 3 * 16 * 16 + 64 * 16
+    # the router's single column of 16 bytes has one channel to itself, which the other three wait for
+    assert abs(outcome.latency_ps - (n_bytes - 16 + 4 * 16) * 10**6 // 4) <= 0.002 * outcome.latency_ps
