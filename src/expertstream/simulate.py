@@ -21,6 +21,7 @@ from expertstream.model import MoEModel
 from expertstream.numerics import prove
 from expertstream.package import Package, Topology
 from expertstream.package.technology import Technology
+from expertstream.renumber import on_the_damaged_package
 from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, Strategy, blame, check_plan, get_strategy, strategy_names
 from expertstream.trace import Routing, RoutingTrace
@@ -104,6 +105,7 @@ class Result:
             "passes": self.plan.passes,
             "ddr_layout": self.plan.ddr_layout,
             "notes": list(self.plan.notes),
+            "faults": self.workload.package.faults.in_words,
             **self.metrics.to_dict(),
         }
 
@@ -114,7 +116,7 @@ def _range(levels: NDArray[np.float64]) -> str:
 
 
 def network_of(package: Package, plan: Plan) -> Network:
-    """The package's resources with the buffers that the plan was given."""
+    """Resources of a package (without faults, or of what survives them) with the buffers that the plan was given."""
     topology = Topology.of(package)
     return Network(
         buffer_bytes=plan.buffer_bytes,
@@ -156,8 +158,31 @@ def simulate(
     with blame(chosen.plan):
         plan = chosen.plan(workload, options)
         check_plan(plan, chosen, workload)
-        timeline = run(plan.work, network_of(package, plan), plan.dispatcher, decision_ps=options.decision_ps)
-    return Result(chosen.name, workload, plan, timeline, technology)
+        network = network_of(workload.package, plan)
+        timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps)
+    return Result(chosen.name, *on_the_damaged_package(workload, plan, timeline), technology)
+
+
+def latency_without_faults(
+    model: MoEModel,
+    package: Package,
+    routing: Routing,
+    strategy: str | Strategy = DEFAULT,
+    *,
+    spread: Spread = "contiguous",
+    options: Options | None = None,
+) -> int | None:
+    """Latency of the same layer on the package without its faults, ps; the arguments are those of ``simulate``.
+
+    None where the package has no faults, or where the layer cannot run without them (a trajectory over more dies needs
+    more buffer).
+    """
+    if not package.faults:
+        return None
+    try:
+        return simulate(model, package.healthy, routing, strategy, spread=spread, options=options).latency_ps
+    except WorkloadError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -170,7 +195,8 @@ class Comparison:
     def by_tokens(self) -> list[Row]:
         """Means over the layers of each (tokens, strategy): latency, gap, speed-up, nominal energy; peaks are maxima.
 
-        The speed-up is the ratio of summed latencies, as of a model that runs these layers one after another.
+        The speed-up is the ratio of summed latencies, as of a model that runs these layers one after another; so is
+        the slow-down that a package's faults cause, None without faults.
         """
         cells: dict[tuple[int, str], list[Row]] = {}
         for row in self.rows:
@@ -193,6 +219,7 @@ class Comparison:
                     "d2d_bytes": sum(r["d2d_bytes"] for r in rows) // len(rows),
                     "peak_package_bytes": max(r["peak_package_bytes"] for r in rows),
                     "energy_pj": sum(r["energy_pj"][1] for r in rows) / len(rows),
+                    "slowdown": _ratio(latency, [r["healthy_latency_ps"] for r in rows]),
                     "passes": max(r["passes"] for r in rows),
                     "ddr_layout": rows[0]["ddr_layout"],
                     "synthetic": rows[0]["synthetic"],
@@ -246,11 +273,19 @@ def compare(
             progress(done, len(jobs), f"{strategy.name}, {n} tokens, layer {layer}")
         routing = trace.iteration(tokens=n, layer=layer, mix=mix)
         result = simulate(model, package, routing, strategy, spread=spread, options=options, technology=technology)
-        rows.append(result.to_dict())
+        healthy = latency_without_faults(model, package, routing, strategy, spread=spread, options=options)
+        rows.append(
+            result.to_dict() | {"healthy_latency_ps": healthy, "slowdown": _ratio(result.latency_ps, [healthy])}
+        )
     if progress:
         progress(len(jobs), len(jobs), "done")
     _add_speedups(rows, reference)
     return Comparison(reference, tuple(rows))
+
+
+def _ratio(latency_ps: int, references: Sequence[int | None]) -> float | None:
+    total = 0 if None in references else sum(reference or 0 for reference in references)
+    return latency_ps / total if total else None
 
 
 def _three_layers(layers: list[int]) -> list[int]:

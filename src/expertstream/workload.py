@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from expertstream.errors import WorkloadError, nearest
 from expertstream.model import MoEModel
-from expertstream.package import Package, Topology
+from expertstream.package import Package, Topology, surviving
 from expertstream.trace import Routing
 
 Ints = NDArray[np.int64]
@@ -58,7 +58,9 @@ class LayerWorkload:
 
     @classmethod
     def of(cls, model: MoEModel, package: Package, routing: Routing, *, spread: Spread = "contiguous") -> LayerWorkload:
-        """Spread the tokens of an iteration evenly over the dies.
+        """Spread the tokens of an iteration evenly over the dies that work.
+
+        The workload's package is what faults leave of the given one (``surviving``), with numbers of its own.
 
         Args:
             spread: "contiguous": each die gets consecutive tokens; "round-robin": token t lives on die t mod dies.
@@ -74,6 +76,7 @@ class LayerWorkload:
                 f"the routing has {routing.n_experts} experts and k = {experts.shape[1]}, but {model.name} has "
                 f"{model.n_experts} experts and k = {model.top_k}; use a trace of this model"
             )
+        package = surviving(package)
         n, dies = experts.shape[0], package.n_dies
         token = np.arange(n, dtype=np.int64)
         home = token * dies // max(n, 1) if spread == "contiguous" else token % dies

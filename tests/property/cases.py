@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
-from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
+from expertstream.package import ChannelFault, ChannelSpec, D2DSpec, DieSpec, Faults, LinkFault, Package
 from expertstream.strategy import Options, strategy_names
 from expertstream.trace import Routing
 
@@ -40,6 +41,34 @@ def models(draw: st.DrawFn) -> MoEModel:
 def _sizes(low: int, high: int) -> st.SearchStrategy[int]:
     """Log-uniform, from about 2^low to about 2^high, so that many are barely workable."""
     return st.tuples(st.integers(low, high), st.floats(1, 2)).map(lambda x: int(2 ** x[0] * x[1]))
+
+
+@st.composite
+def faults(draw: st.DrawFn, package: Package) -> Faults:
+    """Faults that may leave too little to run on."""
+    pairs = [(a, b) for a in range(package.n_dies) for b in package.neighbours(a) if a < b]
+    dead = st.booleans()
+    links = draw(st.lists(st.sampled_from(pairs), max_size=3, unique=True)) if pairs else []
+    numbers = draw(st.lists(st.integers(0, len(package.channels) - 1), max_size=2, unique=True))
+
+    def state() -> dict[str, int | bool]:
+        return {"dead": True} if draw(dead) else {"bandwidth_bytes_per_s": draw(st.sampled_from([10**6, 5 * 10**7]))}
+
+    return Faults(
+        dead_dies=tuple(draw(st.lists(st.integers(0, package.n_dies - 1), max_size=3, unique=True))),
+        links=tuple(LinkFault(dies=link, one_way=draw(st.booleans()), **state()) for link in links),
+        channels=tuple(ChannelFault(channel=c, **state()) for c in numbers),
+    )
+
+
+@st.composite
+def damaged_packages(draw: st.DrawFn) -> Package:
+    """Packages with faults; without, where they would leave too little."""
+    package = draw(packages())
+    try:
+        return package.replace(faults=draw(faults(package)))
+    except ConfigError:
+        return package
 
 
 @st.composite
@@ -100,7 +129,7 @@ def cases(draw: st.DrawFn) -> Case:
     model = draw(models())
     return Case(
         model,
-        draw(packages()),
+        draw(st.one_of(packages(), damaged_packages())),
         routing_of(model, draw(st.integers(1, 40)), draw(st.sampled_from([0.0, 1.0, 3.0])), draw(st.integers(0, 99))),
         draw(st.sampled_from(strategy_names())),
         draw(st.sampled_from(["contiguous", "round-robin"])),

@@ -213,9 +213,10 @@ def test_replace() -> None:
 
 
 KNOWN = (
-    "Known: name, source, rows, cols, die, d2d, channels, die.clock_hz, die.macs_per_cycle, die.weight_buffer_bytes, "
-    "die.token_buffer_bytes, die.sram_bandwidth_bytes_per_s, die.control_overhead_cycles, die.array, die.array_rows, "
-    "die.array_cols, d2d.bandwidth_bytes_per_s, d2d.latency_ps, d2d.header_bytes, d2d.switching"
+    "Known: name, source, rows, cols, die, d2d, channels, faults, die.clock_hz, die.macs_per_cycle, "
+    "die.weight_buffer_bytes, die.token_buffer_bytes, die.sram_bandwidth_bytes_per_s, die.control_overhead_cycles, "
+    "die.array, die.array_rows, die.array_cols, d2d.bandwidth_bytes_per_s, d2d.latency_ps, d2d.header_bytes, "
+    "d2d.switching"
 )
 
 

@@ -19,7 +19,7 @@ class Bounds:
 
     Attributes:
         ddr_ps: bytes of the activated experts, each once / bandwidth of all DDR channels (efficiency included).
-        compute_ps: MACs / MAC rate of all dies.
+        compute_ps: MACs / MAC rate of all dies that work.
         d2d_ps: busy time of the busiest directed link.
     """
 
@@ -41,8 +41,7 @@ def lower_bounds(workload: LayerWorkload, timeline: Timeline) -> Bounds:
     """Bounds of a layer on the network that it ran on."""
     ddr_bytes = int(workload.expert_bytes[workload.activated].sum())
     bandwidth = int(timeline.network.channel_bandwidth.sum())
-    die = workload.package.die
-    rate = workload.package.n_dies * die.macs_per_cycle * die.clock_hz
+    rate = workload.package.macs_per_s
     return Bounds(
         ddr_ps=-(-ddr_bytes * 10**12 // bandwidth),
         compute_ps=-(-workload.macs * 10**12 // rate),

@@ -79,7 +79,7 @@ def measure_energy(
     activity = count_activity(workload, plan, timeline)
     model = workload.model
     area = area or die_area(workload.package, technology, model, plan.buffer_bytes)
-    leakage_w = workload.package.n_dies * area.leakage_w
+    leakage_w = len(workload.package.live_dies) * area.leakage_w  # dead dies are taken to be off
     components = energy_by_component(
         technology,
         model,

@@ -30,6 +30,7 @@ class Metrics:
     Attributes:
         stall_ps: int64 [dies, causes], idle time by cause (``CAUSES``).
         given_bytes: int64 [dies, 2], weight and token buffers that the strategy was given.
+        live_dies: dies that work.
         computes: computes that were run; ``n_events``: events that the engine processed.
         technology: name of the profile of ``energy``, ``area`` (with the buffers that the strategy was given) and
             ``rated_power_w``, float64 [3], the power with everything at its full rate.
@@ -44,6 +45,7 @@ class Metrics:
     passes: int
     computes: int
     n_events: int
+    live_dies: int
     technology: str
     energy: Energy
     area: Area
@@ -51,8 +53,8 @@ class Metrics:
 
     @property
     def utilisation(self) -> float:
-        """Share of the latency for which a MAC array is busy, mean over the dies."""
-        return float(self.use.compute_share.mean())
+        """Share of the latency for which a MAC array is busy, mean over the dies that work."""
+        return float(self.use.compute_share.sum()) / self.live_dies
 
     @property
     def ddr_bytes(self) -> int:
@@ -122,6 +124,7 @@ def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology:
         passes=plan.passes,
         computes=int((timeline.kind == COMPUTE).sum()),
         n_events=timeline.n_events,
+        live_dies=len(workload.package.live_dies),
         technology=technology.name,
         energy=measure_energy(workload, plan, timeline, technology, area),
         area=area,

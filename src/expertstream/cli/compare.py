@@ -166,6 +166,7 @@ def as_document(
     return {
         "model": model.name,
         "package": package.name,
+        "faults": package.faults.in_words,
         "synthetic": trace.synthetic,
         "routing_source": trace.source,
         "routing": inputs.routing_label(trace.source, trace.synthetic),
@@ -204,6 +205,8 @@ def show(document: Row) -> None:
     console.print(found)
     if dropped:
         console.print(f"(a wider terminal shows also: {', '.join(dropped)})")
+    if document["faults"]:
+        console.print(f"faults: {'; '.join(document['faults'])}")
     layouts: dict[str, list[str]] = {}
     for row in document["by_tokens"]:
         users = layouts.setdefault(row["ddr_layout"], [])
@@ -242,6 +245,8 @@ def _table_without(document: Row, dropped: list[str]) -> Table:
         "peak SRAM": [format_bytes(row["peak_package_bytes"]) for row in rows],
         "passes": [str(row["passes"]) for row in rows],
     }
+    if document["faults"]:
+        cells["latency /\nwithout faults"] = ["-" if not r["slowdown"] else f"{r['slowdown']:.3f}" for r in rows]
     cells = {name: column for name, column in cells.items() if name not in dropped}
     out = table("", list(cells), [], left=2)
     out.columns[0].justify = "right"

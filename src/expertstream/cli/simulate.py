@@ -14,7 +14,7 @@ from expertstream.cli.console import announce_compilation, facts, print_json, pr
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.files import check_writable
 from expertstream.report.perfetto import write_perfetto
-from expertstream.simulate import Result, simulate
+from expertstream.simulate import Result, latency_without_faults, simulate
 from expertstream.strategy import DEFAULT, get_strategy
 from expertstream.units import format_bytes, format_time
 
@@ -66,7 +66,11 @@ def simulate_command(
     if prove:
         with progress("proving"):
             error = result.prove()
+    with progress("simulating without faults"):
+        healthy = latency_without_faults(moe, chips, routing, chosen, spread=inputs.as_spread(spread), options=options)
     document = result.to_dict() | {
+        "healthy_latency_ps": healthy,
+        "slowdown": result.latency_ps / healthy if healthy else None,
         "links": result.timeline.network.links.tolist(),
         "proof_error": error,
         "perfetto": None if perfetto is None else str(perfetto),
@@ -99,6 +103,7 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
     gap = values["gap"]
     rows = [
         ["latency", format_time(values["latency_ps"])],
+        *_loss(values),
         ["latency / lower bound", "-" if gap is None else f"{gap:.4f}"],
         ["lower bound, DDR", format_time(values["ddr_bound_ps"])],
         ["lower bound, compute", format_time(values["compute_bound_ps"])],
@@ -129,11 +134,23 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _loss(values: dict[str, Any]) -> list[list[str]]:
+    if not values["faults"]:
+        return []
+    healthy = values["healthy_latency_ps"]
+    if healthy is None:
+        return [["latency without the faults", "the layer cannot run there: its buffers are too small"]]
+    return [
+        ["latency without the faults", format_time(healthy)],
+        ["latency / without the faults", f"{values['slowdown']:.4f}"],
+    ]
+
+
 def _stalls(result: Result) -> Table:
     metrics = result.metrics
     latency = max(metrics.latency_ps, 1)
     rows = [
-        [str(die), _percent(share), *(_percent(stall / latency) for stall in stalls)]
+        [_name(result, die), _percent(share), *(_percent(stall / latency) for stall in stalls)]
         for die, (share, stalls) in enumerate(
             zip(metrics.use.compute_share.tolist(), metrics.stall_ps.tolist(), strict=True)
         )
@@ -142,11 +159,15 @@ def _stalls(result: Result) -> Table:
     return table("MAC arrays, shares of the latency", columns, rows, left=0)
 
 
+def _name(result: Result, die: int) -> str:
+    return f"{die} (dead)" if die in result.workload.package.faults.dead_dies else str(die)
+
+
 def _buffers(result: Result) -> Table:
     metrics = result.metrics
     measures = (metrics.buffers.peak_bytes, metrics.buffers.mean_bytes, metrics.given_bytes)
     rows = [
-        [str(die), *(format_bytes(float(measure[die, pool])) for pool in (0, 1) for measure in measures)]
+        [_name(result, die), *(format_bytes(float(measure[die, pool])) for pool in (0, 1) for measure in measures)]
         for die in range(len(metrics.given_bytes))
     ]
     columns = ["die", *(f"{pool} {measure}" for pool in ("weights", "tokens") for measure in ("peak", "mean", "size"))]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from expertstream.config import check_config, load_config, misfit, preset_names, preset_path
 from expertstream.errors import ConfigError, nearest
+from expertstream.package.faults import MAX_BANDWIDTH, MIN_BANDWIDTH, Faults, unreachable
 from expertstream.units import (
     Bandwidth,
     ByteSize,
@@ -20,10 +21,6 @@ from expertstream.units import (
     format_frequency,
     format_time,
 )
-
-# within these limits the times of every published model's layer stay within int64
-MIN_BANDWIDTH = 10**6  # bytes/s
-MAX_BANDWIDTH = 9 * 10**12  # bytes/s, of links and channels
 
 _Side = Annotated[int, between(1, 16, str)]
 _Macs = Annotated[int, between(1, 2**40, str)]
@@ -122,6 +119,7 @@ class Package(BaseModel):
     die: DieSpec
     d2d: D2DSpec
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
+    faults: Faults = Faults()
 
     @model_validator(mode="after")
     def _channels_fit(self) -> Package:
@@ -136,6 +134,99 @@ class Package(BaseModel):
                     "dies",
                 )
         return self
+
+    @model_validator(mode="after")
+    def _faults_fit(self) -> Package:
+        if self.faults:
+            self._check_dead_dies()
+            self._check_links()
+            self._check_channels()
+        return self
+
+    def _check_dead_dies(self) -> None:
+        for at, die in enumerate(self.faults.dead_dies):
+            if not 0 <= die < self.n_dies:
+                raise misfit(f"die {die}; the package has dies 0 to {self.n_dies - 1}", "faults", "dead_dies", at)
+        if not self.live_dies:
+            raise misfit("every die is dead; nothing is left to run on", "faults", "dead_dies")
+
+    def _check_links(self) -> None:
+        named: set[tuple[int, int]] = set()
+        for at, fault in enumerate(self.faults.links):
+            a, b = fault.dies
+            if not (set(fault.dies) <= set(range(self.n_dies)) and b in self.neighbours(a)):
+                raise misfit(f"no D2D link joins dies {a} and {b}; only neighbours are", "faults", "links", at)
+            if named & set(fault.directed):
+                raise misfit(f"the link of dies {a} and {b} is named twice", "faults", "links", at)
+            named |= set(fault.directed)
+            _check_slower(fault.bandwidth_bytes_per_s, self.d2d.bandwidth_bytes_per_s, "links", at)
+        cut_off = unreachable(self.live_dies, self.live_links)
+        if cut_off:
+            raise misfit(
+                f"they cut the package in two: die {cut_off[0]} cannot send to die {cut_off[1]}; leave a way, or list "
+                "the dies that are cut off under dead_dies",
+                "faults",
+            )
+
+    def _check_channels(self) -> None:
+        numbers = [fault.channel for fault in self.faults.channels]
+        for at, fault in enumerate(self.faults.channels):
+            if not 0 <= fault.channel < len(self.channels):
+                last = len(self.channels) - 1
+                raise misfit(f"DDR channel {fault.channel}; there are 0 to {last}", "faults", "channels", at)
+            if fault.channel in numbers[:at]:
+                raise misfit(f"DDR channel {fault.channel} is named twice", "faults", "channels", at)
+            healthy = self.channels[fault.channel].bandwidth_bytes_per_s
+            _check_slower(fault.bandwidth_bytes_per_s, healthy, "channels", at)
+        if not self.usable_channels:
+            raise misfit(
+                "no DDR channel is left: each is dead or attached to dead dies only; weights could not be loaded",
+                "faults",
+            )
+
+    def neighbours(self, die: int) -> list[int]:
+        """Dies next to ``die`` on the mesh: right, left, below, above."""
+        row, col = divmod(die, self.cols)
+        around = ((row, col + 1), (row, col - 1), (row + 1, col), (row - 1, col))
+        return [r * self.cols + c for r, c in around if 0 <= r < self.rows and 0 <= c < self.cols]
+
+    @property
+    def live_dies(self) -> tuple[int, ...]:
+        """Dies that work, ascending."""
+        return tuple(d for d in range(self.n_dies) if d not in self.faults.dead_dies)
+
+    @property
+    def live_links(self) -> dict[tuple[int, int], int]:
+        """Bandwidth of each directed link that works and joins dies that work, bytes/s."""
+        live = self.live_dies
+        speed = {(a, b): self.d2d.bandwidth_bytes_per_s for a in live for b in self.neighbours(a) if b in live}
+        for fault in self.faults.links:
+            for link in fault.directed:
+                if fault.dead:
+                    speed.pop(link, None)
+                elif link in speed and fault.bandwidth_bytes_per_s is not None:
+                    speed[link] = fault.bandwidth_bytes_per_s
+        return speed
+
+    @property
+    def usable_channels(self) -> tuple[int, ...]:
+        """DDR channels that work and are attached to a die that works, ascending."""
+        dead = {fault.channel for fault in self.faults.channels if fault.dead}
+        live = set(self.live_dies)
+        return tuple(c for c, spec in enumerate(self.channels) if c not in dead and live & set(spec.dies))
+
+    def channel_bytes_per_s(self, channel: int) -> int:
+        """Bandwidth that a DDR channel has left, efficiency included; 0 if it cannot be used."""
+        if channel not in self.usable_channels:
+            return 0
+        slow = {f.channel: f.bandwidth_bytes_per_s for f in self.faults.channels}.get(channel)
+        spec = self.channels[channel]
+        return spec.effective_bytes_per_s if slow is None else round(slow * spec.efficiency)
+
+    @property
+    def healthy(self) -> Package:
+        """The same package without faults."""
+        return self.model_copy(update={"faults": Faults()})
 
     @property
     def n_dies(self) -> int:
@@ -154,13 +245,13 @@ class Package(BaseModel):
 
     @property
     def macs_per_s(self) -> int:
-        """MAC rate of the whole package."""
-        return self.n_dies * self.die.macs_per_cycle * self.die.clock_hz
+        """MAC rate of all dies that work."""
+        return len(self.live_dies) * self.die.macs_per_cycle * self.die.clock_hz
 
     @property
     def ddr_bytes_per_s(self) -> int:
-        """Bandwidth of all DDR channels together, efficiency included."""
-        return sum(c.effective_bytes_per_s for c in self.channels)
+        """Bandwidth of all DDR channels together, efficiency included, less what faults take."""
+        return sum(self.channel_bytes_per_s(c) for c in range(len(self.channels)))
 
     @classmethod
     def preset(cls, name: str) -> Package:
@@ -213,4 +304,16 @@ class Package(BaseModel):
                 f"  DDR channel {number}: die {dies}, {format_bandwidth(c.bandwidth_bytes_per_s)} x {c.efficiency:g}, "
                 f"{format_time(c.latency_ps)}"
             )
+        lines += [f"  fault: {fault}" for fault in self.faults.in_words]
         return "\n".join(lines)
+
+
+def _check_slower(left: int | None, healthy: int, what: str, at: int) -> None:
+    if left is not None and left >= healthy:
+        raise misfit(
+            f"{format_bandwidth(left)} is no less than the {format_bandwidth(healthy)} without the fault",
+            "faults",
+            what,
+            at,
+            "bandwidth",
+        )

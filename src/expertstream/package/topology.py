@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.package.package import Package
+from expertstream.package.surviving import SurvivingPackage
 
 Ints = NDArray[np.int64]
 
@@ -149,6 +150,95 @@ def _snake(rows: int, cols: int) -> list[int]:
     return order + [row * cols for row in range(rows - 1, 0, -1)]
 
 
+class SurvivingTopology(Topology):
+    """Links and paths that avoid what is dead.
+
+    A path is a shortest one by hops; of these one whose slowest link is fastest, then the first by mesh direction
+    (along the row before along the column, as XY). Any paths are safe in this engine: a send takes all links of its
+    path at one instant or none, and no buffer on the way, so that no send holds what another one waits for.
+    """
+
+    def __init__(self, package: SurvivingPackage) -> None:
+        self.package = package
+        self.n_dies = package.n_dies
+        pairs = [(a, b) for a, b, _ in package.links]
+        self.links = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        self._number = {pair: i for i, pair in enumerate(pairs)}
+        self._speed = [speed for _, _, speed in package.links]
+        self._after: list[list[int]] = [[] for _ in range(self.n_dies)]
+        for a, b in pairs:  # in the order of mesh directions
+            self._after[a].append(b)
+        self._next = np.full((self.n_dies, self.n_dies), -1, dtype=np.int64)  # of a die, on the way to another
+        self._width = np.zeros((self.n_dies, self.n_dies), dtype=np.int64)  # slowest link of the way, bytes/s
+        self.hops = np.full((self.n_dies, self.n_dies), -1, dtype=np.int64)
+        before: list[list[int]] = [[] for _ in range(self.n_dies)]
+        for a, b in pairs:
+            before[b].append(a)
+        for die in range(self.n_dies):
+            self._find_ways_to(die, before)
+
+    def _find_ways_to(self, to: int, before: list[list[int]]) -> None:
+        self.hops[to, to], front = 0, [to]
+        while front:
+            reached = [a for a in sorted({a for b in front for a in before[b]}) if self.hops[a, to] < 0]
+            for a in reached:
+                self.hops[a, to] = self.hops[front[0], to] + 1
+            for a in reached:
+                for b in self._after[a]:
+                    if self.hops[b, to] != self.hops[a, to] - 1:
+                        continue
+                    link = self._speed[self._number[a, b]]
+                    width = link if b == to else min(link, int(self._width[b, to]))
+                    if width > self._width[a, to]:
+                        self._width[a, to], self._next[a, to] = width, b
+            front = reached
+
+    def dies_between(self, a: int, b: int) -> list[int]:
+        """Dies of the path, both ends included."""
+        dies = [a]
+        while dies[-1] != b:
+            dies.append(int(self._next[dies[-1], b]))
+        return dies
+
+    @cached_property
+    def _arrays(self) -> dict[str, Ints]:
+        width = np.where(np.eye(self.n_dies, dtype=bool), self.package.d2d.bandwidth_bytes_per_s, self._width)
+        return {**super()._arrays, "path_bandwidth": width.reshape(-1)}
+
+    @cached_property
+    def full_ring(self) -> list[int]:
+        """The mesh's ring without the dead dies, made shorter by turning parts of it round while that saves hops."""
+        return self.rings[0]
+
+    @cached_property
+    def rings(self) -> list[list[int]]:
+        """Such a ring for each of the mesh's, and backwards."""
+        assert isinstance(self.package, SurvivingPackage)
+        number = {die: i for i, die in enumerate(self.package.dies)}
+        found: list[list[int]] = []
+        for order in Topology.of(self.package.damaged.healthy).rings[::2]:
+            ring = _shortened([number[d] for d in order if d in number], self.hops + self.hops.T)
+            for turned in (ring, ring[:1] + ring[:0:-1]):
+                if turned not in found:
+                    found.append(turned)
+        return found
+
+
+def _shortened(ring: list[int], distance: Ints) -> list[int]:
+    """2-opt: turn round the part of a ring that saves the most hops, as long as one does."""
+    order = np.array(ring, dtype=np.int64)
+    while order.size > 3:
+        after = np.roll(order, -1)
+        step = distance[order, after]
+        change = distance[np.ix_(order, order)] + distance[np.ix_(after, after)] - step[:, None] - step
+        change[np.tril_indices(order.size)] = 0
+        i, j = np.unravel_index(int(change.argmin()), change.shape)
+        if change[i, j] >= 0:
+            break
+        order[i + 1 : j + 1] = order[i + 1 : j + 1][::-1].copy()
+    return [int(d) for d in order]
+
+
 @lru_cache(maxsize=64)
 def _topology_of(package: Package) -> Topology:
-    return Topology(package)
+    return SurvivingTopology(package) if isinstance(package, SurvivingPackage) else Topology(package)
