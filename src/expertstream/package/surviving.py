@@ -25,11 +25,13 @@ class SurvivingPackage(Package):
     damaged: Package
 
 
-@lru_cache(maxsize=64)
 def surviving(package: Package) -> Package:
     """What is left of a package; the package itself where nothing is broken."""
-    if not package.faults:
-        return package
+    return _survivor(package) if package.faults else package
+
+
+@lru_cache(maxsize=64)
+def _survivor(package: Package) -> SurvivingPackage:
     dies = package.live_dies
     number = {die: i for i, die in enumerate(dies)}
     slow = {fault.channel: fault.bandwidth_bytes_per_s for fault in package.faults.channels}
