@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from expertstream.errors import ConfigError, TraceError
 from expertstream.model import MoEModel
-from expertstream.schedule import Qos
+from expertstream.schedule import Qos, Slack
 from expertstream.serving.attention import AttentionBatch
 from expertstream.serving.blocks import Blocks
-from expertstream.serving.iteration import Iteration, Pass
+from expertstream.serving.iteration import PAGE_BYTES, Buffering, Iteration, Pass
 from expertstream.serving.quantiles import Quantiles
 from expertstream.serving.request_files import read_requests
 from expertstream.serving.requests import ClosedLoop, Lengths, Request, Stream, poisson
@@ -366,3 +366,58 @@ def test_one_request_one_layer_infinite_links_takes_the_closed_form() -> None:
     n_bytes = 4 * 16 * 16 + 2 * 16 * 2 + 16 * 1 + 3 * 16 * 16 + 64 * 16
     # the router's single column of 16 bytes has one channel to itself, which the other three wait for
     assert abs(outcome.latency_ps - (n_bytes - 16 + 4 * 16) * 10**6 // 4) <= 0.002 * outcome.latency_ps
+
+
+def deferring(kept_share: float) -> tuple[Iteration, Replay]:
+    """An iteration in which every request with an expert below 100 tokens waits while it has time left."""
+    model, package = tiny_model(), tiny_package()
+    replay = Replay(synthesize(model, requests=4, tokens_per_request=16, layers=[1, 2]), model)
+    blocks = Blocks(model, package, "fse-dp-paired", Options())
+    buffering = Buffering(Slack(1, 10), theta_min=100, kept_share=kept_share)
+    return Iteration(model, blocks, replay, buffering, output_head=False), replay
+
+
+def test_a_deferred_pass_comes_back_at_its_layer_and_costs_token_buffer() -> None:
+    iteration, replay = deferring(kept_share=0.9)
+    qos = {0: Qos(timer=1), 1: Qos()}
+    passes = [Pass(n, 0, replay.rows(n, 0, 3), np.array([0, 0, n]), True) for n in (0, 1)]
+    first = iteration.run(passes, [], qos)
+    assert [p.request for p in first.finished] == [1]
+    assert [(p.request, p.layer, p.spilled) for p in first.waiting] == [(0, 1, False)]
+    np.testing.assert_array_equal(first.waiting[0].home, [0, 0, 0])
+    assert qos == {0: Qos(0, 0), 1: Qos(0, 1)}
+    assert iteration._reserved(first.waiting) == PAGE_BYTES  # 3 tokens of 16 values of 2 bytes and 2 choices of 6
+    second = iteration.run([], first.waiting, qos)
+    assert [p.request for p in second.finished] == [0]
+    assert second.waiting == ()
+    assert qos[0] == Qos(0, 1)
+    assert iteration.account.deferrals == 1
+    assert iteration.account.spilled_bytes == 0
+
+
+def test_what_does_not_fit_the_token_buffer_goes_to_ddr_and_back() -> None:
+    iteration, replay = deferring(kept_share=0.0)
+    first = iteration.run([Pass(0, 0, replay.rows(0, 0, 3), np.zeros(3, dtype=np.int64), True)], [], {0: Qos(timer=1)})
+    assert [p.spilled for p in first.waiting] == [True]
+    assert iteration._reserved(first.waiting) == 0
+    kept = 3 * (16 * 2 + 2 * 6)
+    assert iteration.account.spilled_bytes == kept
+    iteration.run([], first.waiting, {0: Qos()})
+    assert iteration.account.spilled_bytes == 2 * kept
+    # each way a quarter of 132 bytes at 1 GB/s and 1 ns of latency
+    assert iteration.account.phase_ps["spill"] == 2 * (33 + 1) * 1000
+
+
+def test_zero_slack_is_no_buffering() -> None:
+    none = serving(tiny_scenario()).run()
+    assert serving(tiny_scenario(buffering={"slack_percent": 0, "theta_min": 9})).run() == none
+
+
+def test_slack_defers_and_refilling_takes_other_tokens_instead() -> None:
+    values = {"slack_percent": 50, "theta_min": 4}
+    kept = serving(tiny_scenario(buffering=values)).run()
+    refilled = serving(tiny_scenario(buffering={**values, "refill": True})).run()
+    assert kept["deferrals"] > 0
+    assert refilled["deferrals"] > 0
+    assert refilled["iterations"] <= kept["iterations"]
+    assert kept["output_tokens"] == refilled["output_tokens"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,14 @@ class Account:
         return sum(self.phase_ps.values())
 
 
+class Witness(Protocol):
+    """Hears which passes went through a block, right after it has been timed."""
+
+    def __call__(self, phase: str, layer: int, passes: Sequence[Pass]) -> None:
+        """Take a block: "attention", "experts" or "dense"."""
+        ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What an iteration did: passes that came to their end and passes that wait, in the order of their requests."""
@@ -109,8 +118,16 @@ class Iteration:
     """Runs iterations of one model; what they cost goes to ``account``."""
 
     def __init__(
-        self, model: MoEModel, blocks: Blocks, replay: Replay, buffering: Buffering | None, *, output_head: bool
+        self,
+        model: MoEModel,
+        blocks: Blocks,
+        replay: Replay,
+        buffering: Buffering | None,
+        *,
+        output_head: bool,
+        witness: Witness | None = None,
     ) -> None:
+        self._witness = witness
         self._model, self._blocks, self._replay, self._buffering = model, blocks, replay, buffering
         self._output_head = output_head
         self._moe = frozenset(model.moe_layers)
@@ -131,10 +148,7 @@ class Iteration:
                 self._attention(active, apart, layer)
             if layer not in self._moe:
                 if active:
-                    home = np.concatenate([p.home for p in active])
-                    self._count(
-                        "dense", layer, self._blocks.dense(home, reserved_bytes=self._reserved(apart), layer=layer)
-                    )
+                    self._dense(active, apart, layer)
                 continue
             back = [p for p in apart if p.layer == layer]
             if back:
@@ -159,8 +173,10 @@ class Iteration:
             sampled=int(sampled.size),
         )
 
-    def _count(self, phase: str, layer: int, timing: BlockTiming) -> None:
+    def _count(self, phase: str, layer: int, timing: BlockTiming, passes: Sequence[Pass] = ()) -> None:
         self.account.add(phase, layer, timing)
+        if passes and self._witness:
+            self._witness(phase, layer, passes)
 
     def _attention(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
         batch = AttentionBatch(
@@ -170,13 +186,18 @@ class Iteration:
         )
         router, reserved = layer in self._moe, self._reserved(apart)
         timing = self._blocks.attention(batch, router=router, reserved_bytes=reserved, layer=layer)
-        self._count("attention", layer, timing)
+        self._count("attention", layer, timing, active)
+
+    def _dense(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
+        home = np.concatenate([p.home for p in active])
+        timing = self._blocks.dense(home, reserved_bytes=self._reserved(apart), layer=layer)
+        self._count("dense", layer, timing, active)
 
     def _experts(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
         routing = self._replay.routing(np.concatenate([p.rows for p in active]), layer)
         home = np.concatenate([p.home for p in active])
         timing = self._blocks.experts(routing, home, reserved_bytes=self._reserved(apart), layer=layer)
-        self._count("experts", layer, timing)
+        self._count("experts", layer, timing, active)
 
     def _defer(
         self, active: Sequence[Pass], apart: Sequence[Pass], layer: int, qos: dict[int, Qos]

@@ -19,7 +19,7 @@ from expertstream.package.technology import Technology
 from expertstream.report.files import write_json
 from expertstream.serving.blocks import Blocks, Observer
 from expertstream.serving.heads import share_heads
-from expertstream.serving.iteration import Buffering, Iteration
+from expertstream.serving.iteration import Buffering, Iteration, Witness
 from expertstream.serving.request_files import read_requests
 from expertstream.serving.requests import ClosedLoop, Source, Stream, poisson
 from expertstream.serving.routing import Replay
@@ -70,7 +70,8 @@ class Serving:
     """A scenario that runs.
 
     Args:
-        reuse: simulate equal blocks once; changes no result. observe: called with every block that is run.
+        reuse: simulate equal blocks once; changes no result. observe: called with every block that is run. witness:
+            called with the passes of every block.
 
     Raises:
         ConfigError: an unknown strategy, or requests that cannot be read.
@@ -84,6 +85,7 @@ class Serving:
         routing: RoutingTrace | None = None,
         reuse: bool = True,
         observe: Observer | None = None,
+        witness: Witness | None = None,
     ) -> None:
         scenario, model, package = parts.scenario, parts.model, parts.package
         self.parts = parts
@@ -92,7 +94,9 @@ class Serving:
         self.replay = Replay(parts.routing() if routing is None else routing, model, scenario.requests.seed)
         spec = scenario.buffering
         buffering = None if spec is None else Buffering(spec.slack(), spec.theta_min, spec.kept_share)
-        iteration = Iteration(model, self.blocks, self.replay, buffering, output_head=scenario.output_head)
+        iteration = Iteration(
+            model, self.blocks, self.replay, buffering, output_head=scenario.output_head, witness=witness
+        )
         limits = Limits(
             tokens_per_iteration=scenario.tokens_per_iteration,
             requests=scenario.max_requests,
