@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,13 @@ from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
 from expertstream.errors import ConfigError, WorkloadError
 from expertstream.model import MoEModel
-from expertstream.numerics import prove
+from expertstream.numerics import check_coverage, check_loads, prove
 from expertstream.package import Package, Topology
 from expertstream.package.technology import Technology
 from expertstream.renumber import on_the_damaged_package
 from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, Strategy, blame, check_plan, get_strategy, strategy_names
+from expertstream.strategy.registry import BUILT_IN
 from expertstream.trace import Routing, RoutingTrace
 from expertstream.units import format_bytes, format_time
 from expertstream.workload import LayerWorkload, Spread
@@ -58,6 +59,24 @@ class Result:
         tag = self.timeline.tag
         return np.where(tag >= 0, self.plan.slices[tag, 0], -1) if self.plan.slices.size else tag
 
+    def check(self) -> int:
+        """Check that the layer's work was done: each (token, expert, column) exactly once.
+
+        A built-in strategy must have loaded each weight once a pass; one of a user's own at least once, and at most as
+        often as it computed with it.
+
+        Returns:
+            The number of (token, expert) pairs computed, shared experts included.
+
+        Raises:
+            ReplayError: something was computed or loaded too often, too seldom, too late or not at all.
+        """
+        check_coverage(self.timeline, self.plan, self.workload)
+        load = self.workload.in_passes(self.plan.passes).load.sum(axis=2)
+        times = (load > 0).sum(axis=0) if self.strategy in {s.name for s in BUILT_IN} else None
+        check_loads(self.timeline, self.plan, self.workload, times=times)
+        return int(load.sum())
+
     def prove(self, seed: int = 0) -> float:
         """Replay the computes on random weights; return the largest error against the dense layer.
 
@@ -83,6 +102,7 @@ class Result:
             f"  die area     {_range(m.area.total_mm2)} mm2 (constants: {m.technology})",
             f"  passes       {m.passes}",
             f"  DDR layout   {self.plan.ddr_layout}",
+            f"  prefetch     {self.plan.prefetch}",
             *(f"  note         {note}" for note in self.plan.notes),
         ]
         return "\n".join(lines)
@@ -104,6 +124,7 @@ class Result:
             "synthetic": routing.synthetic,
             "passes": self.plan.passes,
             "ddr_layout": self.plan.ddr_layout,
+            "prefetch": self.plan.prefetch,
             "notes": list(self.plan.notes),
             "faults": self.workload.package.faults.in_words,
             **self.metrics.to_dict(),
@@ -155,12 +176,23 @@ def simulate(
     if package.d2d.switching == "store-and-forward":
         raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
     workload = LayerWorkload.of(model, package, routing, spread=spread)
-    with blame(chosen.plan):
-        plan = chosen.plan(workload, options)
-        check_plan(plan, chosen, workload)
+    found = [_run(chosen, workload, variant, technology) for variant in chosen.variants(options)]
+    best = min(found, key=lambda result: result.latency_ps)
+    if len(found) > 1:
+        tried = ", ".join(f"{format_time(r.latency_ps)} with {r.plan.notes[0]}" for r in found)
+        best = replace(best, plan=replace(best.plan, notes=(*best.plan.notes, f"the fastest of: {tried}")))
+    return best
+
+
+def _run(strategy: Strategy, workload: LayerWorkload, options: Options, technology: Technology | None) -> Result:
+    with blame(strategy.plan):
+        plan = strategy.plan(workload, options)
+        check_plan(plan, strategy, workload)
         network = network_of(workload.package, plan)
         timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps)
-    return Result(chosen.name, *on_the_damaged_package(workload, plan, timeline), technology)
+    if plan.die_of_token is not None:
+        workload, plan = replace(workload, die_of_token=plan.die_of_token), replace(plan, die_of_token=None)
+    return Result(strategy.name, *on_the_damaged_package(workload, plan, timeline), technology)
 
 
 def latency_without_faults(
@@ -187,10 +219,23 @@ def latency_without_faults(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows of metrics, one for each (tokens, layer, strategy), with its ``speedup`` over the baseline."""
+    """Rows of metrics, one for each (tokens, layer, strategy), with its ``speedup`` over the baseline.
+
+    Attributes:
+        pairs: (token, expert) pairs that every strategy computed, all iterations together; checked on the timelines,
+            as is that every weight was loaded once a pass.
+        training_tokens: for each number of tokens, the tokens of the training part; 0: the trace was too short to
+            split, or the options brought a training part of their own.
+        left_out: fitted strategies that were not run where the trace could not be split, as (tokens, name).
+        proof_error: largest error of the replays against the dense layer, None where they were not asked for.
+    """
 
     baseline: str
     rows: tuple[Row, ...]
+    pairs: int = 0
+    training_tokens: dict[int, int] = field(default_factory=dict)
+    left_out: tuple[tuple[int, str], ...] = ()
+    proof_error: float | None = None
 
     def by_tokens(self) -> list[Row]:
         """Means over the layers of each (tokens, strategy): latency, gap, speed-up, nominal energy; peaks are maxima.
@@ -222,6 +267,9 @@ class Comparison:
                     "slowdown": _ratio(latency, [r["healthy_latency_ps"] for r in rows]),
                     "passes": max(r["passes"] for r in rows),
                     "ddr_layout": rows[0]["ddr_layout"],
+                    "prefetch": rows[0]["prefetch"],
+                    "weight_buffer_bytes": max(max(r["weight_buffer_bytes"]) for r in rows),
+                    "token_buffer_bytes": max(max(r["token_buffer_bytes"]) for r in rows),
                     "synthetic": rows[0]["synthetic"],
                 }
             )
@@ -241,20 +289,27 @@ def compare(
     baseline: str | Strategy = "ep",
     options: Options | None = None,
     technology: Technology | None = None,
+    proof: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
-    """Simulate every strategy on the same iterations.
+    """Simulate every strategy on the same iterations, and check on the timelines that all did the same work.
+
+    For each number of tokens the trace is split by requests (``trace.split``): placements are fitted on the training
+    part, and every strategy runs iterations of the evaluation part. A trace too short for that is used whole; of
+    ``strategies="all"`` those that need a training part are then left out. ``options.training`` replaces the split.
 
     Args:
         tokens: tokens per iteration. layers: the model's layer numbers; None: three spread over the trace.
         strategies: names, ``file.py:Name``, strategies of your own, or "all".
         baseline: the strategy that speed-ups refer to.
+        proof: replay every timeline on random weights against the dense layer.
         progress: called as ``progress(done, total, what)``.
 
     Raises:
         ConfigError: a strategy is unknown, or two have the same name.
         TraceError: the trace does not fit the model or has too few tokens.
-        WorkloadError: a layer cannot run on the package.
+        WorkloadError: a layer cannot run on the package, or a strategy that needs a training part has none.
+        ReplayError: a strategy did not do the work.
     """
     given = [strategies] if isinstance(strategies, (str, Strategy)) else strategies
     plans = [get_strategy(name) for one in given for name in (strategy_names() if one == "all" else [one])]
@@ -266,21 +321,59 @@ def compare(
         raise ConfigError("nothing to compare: give at least one strategy and one number of tokens")
     trace.check_fits(model)
     chosen = _three_layers(trace.layer_index.tolist()) if layers is None else list(layers)
-    jobs = [(n, layer, strategy) for n in tokens for layer in chosen for strategy in plans]
+    parts = {n: in_parts(trace, n, options, mix=mix) for n in tokens}
+    left_out = [
+        (n, strategy.name)
+        for n in tokens
+        for strategy in plans
+        if strategies == "all" and strategy.fitted and parts[n][1].training is None
+    ]
+    jobs = [(n, layer, s) for n in tokens for layer in chosen for s in plans if (n, s.name) not in left_out]
     rows: list[Row] = []
+    pairs: dict[tuple[int, int], int] = {}
+    worst = 0.0
     for done, (n, layer, strategy) in enumerate(jobs):
         if progress:
             progress(done, len(jobs), f"{strategy.name}, {n} tokens, layer {layer}")
-        routing = trace.iteration(tokens=n, layer=layer, mix=mix)
-        result = simulate(model, package, routing, strategy, spread=spread, options=options, technology=technology)
-        healthy = latency_without_faults(model, package, routing, strategy, spread=spread, options=options)
+        evaluation, with_training = parts[n]
+        routing = evaluation.iteration(tokens=n, layer=layer, mix=mix)
+        result = simulate(
+            model, package, routing, strategy, spread=spread, options=with_training, technology=technology
+        )
+        pairs[n, layer] = result.check()  # the same for all: they cover the same routing exactly once
+        worst = max(worst, result.prove()) if proof else worst
+        healthy = latency_without_faults(model, package, routing, strategy, spread=spread, options=with_training)
         rows.append(
             result.to_dict() | {"healthy_latency_ps": healthy, "slowdown": _ratio(result.latency_ps, [healthy])}
         )
     if progress:
         progress(len(jobs), len(jobs), "done")
     _add_speedups(rows, reference)
-    return Comparison(reference, tuple(rows))
+    return Comparison(
+        reference,
+        tuple(rows),
+        pairs=sum(pairs.values()),
+        training_tokens={n: trace.n_tokens - parts[n][0].n_tokens for n in tokens},
+        left_out=tuple(left_out),
+        proof_error=worst if proof else None,
+    )
+
+
+def in_parts(
+    trace: RoutingTrace, tokens: int, options: Options | None = None, *, mix: Mix = "round-robin"
+) -> tuple[RoutingTrace, Options]:
+    """The part of a trace that iterations of so many tokens are taken from, and the options with the other part.
+
+    The whole trace and the options as they are where the options bring a training part of their own, or where no token
+    (or, for single-request iterations, no request that is long enough) would be left.
+    """
+    options = Options() if options is None else options
+    if options.training is not None or trace.n_tokens <= tokens:
+        return trace, options
+    training, evaluation = trace.split(least=tokens)
+    if mix == "single-request" and np.bincount(evaluation.request[evaluation.request >= 0]).max(initial=0) < tokens:
+        return trace, options
+    return evaluation, replace(options, training=training)
 
 
 def _ratio(latency_ps: int, references: Sequence[int | None]) -> float | None:

@@ -15,6 +15,7 @@ import pytest
 from expertstream.cli.main import run
 from expertstream.model import MoEModel
 from expertstream.package import Package
+from expertstream.strategy import strategy_names
 from expertstream.trace import synthesize
 
 PROGRAM = [sys.executable, "-m", "expertstream"]
@@ -105,7 +106,8 @@ def test_compare_prints_a_table_that_says_synthetic(small: str, capsys: pytest.C
     assert "speed-up" in out
     assert "over ep" in out
     assert out.count("fse-dp-paired") >= 2
-    assert "proven: 32 timelines compute the dense layer" in out
+    assert f"proven: {4 * len(strategy_names())} timelines compute the dense layer" in out
+    assert "same work: each strategy computed the same" in out
     assert "DDR layout of tp: " in out
 
 
@@ -284,7 +286,10 @@ BAD = {
     "spread": (["compare", "{model}", "--spread", "x"], "unknown token spread 'x'"),
     "micro-slices": (["compare", "{model}", "--micro-slices", "0"], "micro_slices is 0; it must be at least 1"),
     "micro-slices in words": (["compare", "{model}", "--micro-slices", "x"], "Invalid value for '--micro-slices'"),
-    "placement": (["compare", "{model}", "--placement", "x"], "placement is 'x'; allowed: contiguous, round-robin"),
+    "placement": (
+        ["compare", "{model}", "--placement", "x"],
+        "placement is 'x'; allowed: contiguous, round-robin, balanced, best",
+    ),
     "time without unit": (["compare", "{model}", "--decision-time", "5"], "time 5 has no unit; write for example"),
     "no folder": (["compare", "{model}", "-o", "no/c.json"], "cannot write 'no/c.json': there is no folder 'no'"),
     "a folder": (

@@ -11,7 +11,7 @@ from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import ChannelFault, ChannelSpec, D2DSpec, DieSpec, Faults, LinkFault, Package
 from expertstream.strategy import Options, strategy_names
-from expertstream.trace import Routing
+from expertstream.trace import Routing, RoutingTrace
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,24 @@ def packages(draw: st.DrawFn) -> Package:
     )
 
 
+def training_of(routing: Routing, seed: int) -> RoutingTrace:
+    """A training part that knows the layer and the one before it: two shuffles of the routing's own tokens."""
+    rng = np.random.default_rng(seed)
+    n = routing.experts.shape[0]
+    return RoutingTrace(
+        experts=np.stack((rng.permutation(routing.experts), rng.permutation(routing.experts)), axis=1),
+        weights=None,
+        request=np.zeros(n, dtype=np.int32),
+        position=np.arange(n, dtype=np.int32),
+        phase=np.zeros(n, dtype=np.int8),
+        layer_index=np.array([routing.layer - 1, routing.layer], dtype=np.int32),
+        n_experts=routing.n_experts,
+        model="random",
+        source="random",
+        synthetic=True,
+    )
+
+
 def routing_of(model: MoEModel, tokens: int, skew: float, seed: int) -> Routing:
     """Random routing: k distinct experts a token, from a Zipf law of the given exponent."""
     rng = np.random.default_rng(seed)
@@ -117,27 +135,31 @@ def routing_of(model: MoEModel, tokens: int, skew: float, seed: int) -> Routing:
         experts=experts,
         weights=weights,
         request=np.zeros(tokens, dtype=np.int32),
-        layer=0,
+        layer=1,
         n_experts=model.n_experts,
         source="random",
         synthetic=True,
+        before=experts[rng.permutation(tokens)] if seed % 2 else None,
     )
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    model = draw(models())
+    model, seed = draw(models()), draw(st.integers(0, 99))
+    routing = routing_of(model, draw(st.integers(1, 40)), draw(st.sampled_from([0.0, 1.0, 3.0])), seed)
     return Case(
         model,
         draw(st.one_of(packages(), damaged_packages())),
-        routing_of(model, draw(st.integers(1, 40)), draw(st.sampled_from([0.0, 1.0, 3.0])), draw(st.integers(0, 99))),
+        routing,
         draw(st.sampled_from(strategy_names())),
         draw(st.sampled_from(["contiguous", "round-robin"])),
         Options(
             micro_slices=draw(st.sampled_from([None, 1, 2, 5])),
-            placement=draw(st.sampled_from(["contiguous", "round-robin"])),
+            placement=draw(st.sampled_from(["contiguous", "round-robin", "balanced", "best"])),
+            order=draw(st.sampled_from(["id", "paired"])),
             rings=draw(st.sampled_from([1, 2, 4])),
             redispatch=draw(st.booleans()),
             decision_ps=draw(st.sampled_from([0, 1_000_000])),
+            training=training_of(routing, seed),
         ),
     )

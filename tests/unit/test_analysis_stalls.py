@@ -15,8 +15,8 @@ from expertstream.engine.work import Work
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import simulate
-from expertstream.strategy import strategy_names
-from tests.property.cases import routing_of
+from expertstream.strategy import Options, strategy_names
+from tests.property.cases import routing_of, training_of
 from tests.unit.test_analysis_utilisation import line
 from tests.unit.test_engine import KB, full_network
 
@@ -230,6 +230,8 @@ def test_every_strategy_agrees_with_the_rule_taken_step_by_step(strategy: str, p
     package = Package.preset(preset).replace(
         **{"die.weight_buffer_bytes": room, "die.token_buffer_bytes": 20_000, "die.macs_per_cycle": 256}
     )
-    timeline = simulate(model, package, routing_of(model, 60, 1.0, seed=3), strategy).timeline
+    routing = routing_of(model, 60, 1.0, seed=3)
+    options = Options(training=training_of(routing, seed=3))
+    timeline = simulate(model, package, routing, strategy, options=options).timeline
     causes(timeline)
     np.testing.assert_array_equal(stall_ps(timeline), slowly(timeline))

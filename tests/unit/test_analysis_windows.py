@@ -11,7 +11,7 @@ from expertstream.engine.work import Work
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import simulate
-from expertstream.strategy import strategy_names
+from expertstream.strategy import Options, strategy_names
 from expertstream.trace import synthesize
 from tests.unit.test_analysis_utilisation import line
 from tests.unit.test_engine import KB
@@ -22,7 +22,8 @@ from tests.unit.test_engine import KB
 def test_windows_sum_to_the_whole(strategy: str, n: int) -> None:
     model = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2)
     trace = synthesize(model, requests=2, tokens_per_request=12, layers=[0], seed=3)
-    timeline = simulate(model, Package.preset("3x3"), trace.iteration(tokens=20, layer=0), strategy).timeline
+    routing, options = trace.iteration(tokens=20, layer=0), Options(training=trace)
+    timeline = simulate(model, Package.preset("3x3"), routing, strategy, options=options).timeline
     windows, use = busy_in_windows(timeline, n), measure_utilisation(timeline)
     assert windows.edges_ps[0] == 0
     assert windows.edges_ps[-1] == timeline.latency_ps

@@ -13,7 +13,7 @@ from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
 from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options, strategy_names
-from expertstream.trace import Routing
+from expertstream.trace import Routing, synthesize
 
 NS = 1000
 FAST = 9_000_000_000_000
@@ -53,7 +53,10 @@ def routing(chosen: list[list[int]], n_experts: int) -> Routing:
 
 def one_expert(columns: int, tokens: int, chip: Package, strategy: str, micro_slices: int = 1) -> Result:
     model = MoEModel.one_layer(d_model=8, d_ffn=columns, n_experts=1, top_k=1)
-    return simulate(model, chip, routing([[0]] * tokens, 1), strategy, options=Options(micro_slices=micro_slices))
+    options = Options(
+        micro_slices=micro_slices, training=synthesize(model, requests=1, tokens_per_request=4, layers=(0,))
+    )
+    return simulate(model, chip, routing([[0]] * tokens, 1), strategy, options=options)
 
 
 @pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "tp", "ep-streamed"])

@@ -21,7 +21,7 @@ from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, Package
 from expertstream.report.perfetto import write_perfetto
 from expertstream.simulate import Result, simulate
-from expertstream.strategy import strategy_names
+from expertstream.strategy import Options, strategy_names
 from expertstream.trace import synthesize
 
 PS = Fraction(1, 10**6)  # in microseconds
@@ -51,7 +51,8 @@ PACKAGES = {"test-chip-2x2": Package.preset("test-chip-2x2"), "3x3": Package.pre
 def result_of(strategy: str, package: str = "test-chip-2x2") -> Result:
     model = MoEModel.one_layer(d_model=128, d_ffn=192, n_experts=8, top_k=2, n_shared_experts=1, shared_d_ffn=96)
     trace = synthesize(model, requests=2, tokens_per_request=12, layers=[0], seed=3)
-    return simulate(model, PACKAGES[package], trace.iteration(tokens=20, layer=0), strategy)
+    options = Options(training=trace)
+    return simulate(model, PACKAGES[package], trace.iteration(tokens=20, layer=0), strategy, options=options)
 
 
 def document_of(result: Result, path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,10 @@ from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report.files import check_writable, write_json
-from expertstream.simulate import Comparison, compare, simulate
+from expertstream.simulate import Comparison, compare
 from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
-from expertstream.trace import Mix, RoutingTrace
+from expertstream.trace import RoutingTrace
 from expertstream.units import format_bytes, format_time
-from expertstream.workload import Spread
 
 Row = dict[str, Any]
 DROP = ["over D2D", "from DDR", "passes", "MAC use"]  # columns that a narrow terminal goes without, in this order
@@ -46,7 +46,8 @@ def compare_command(
     mix: inputs.MixOption = "round-robin",
     spread: inputs.SpreadOption = "contiguous",
     micro_slices: inputs.SlicesOption = None,
-    placement: inputs.PlacementOption = "round-robin",
+    placement: inputs.PlacementOption = "best",
+    order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
     decision_time: inputs.DecisionOption = "0 ns",
@@ -75,7 +76,7 @@ def compare_command(
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
         routing.iteration(max(sizes), layer, mix=inputs.as_mix(mix))
-    options = inputs.options_of(micro_slices, placement, decision_time, rings, redispatch)
+    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch)
     announce_compilation()
     with progress("comparing") as report:
         found = compare(
@@ -89,10 +90,10 @@ def compare_command(
             spread=inputs.as_spread(spread),
             baseline=reference,
             options=options,
+            proof=prove,
             progress=report,
         )
-    error = prove_rows(found, moe, chips, routing, inputs.as_mix(mix), inputs.as_spread(spread), options, prove, chosen)
-    document = as_document(found, moe, chips, routing, mix=mix, spread=spread, options=options, proof=error)
+    document = as_document(found, moe, chips, routing, mix=mix, spread=spread, options=options)
     if output is not None:
         write_json(document, output)
     if json:
@@ -118,39 +119,6 @@ def _baseline(name: str | None, chosen: list[str]) -> str:
     return name or ("ep" if "ep" in chosen else chosen[0])
 
 
-def prove_rows(
-    found: Comparison,
-    model: MoEModel,
-    package: Package,
-    trace: RoutingTrace,
-    mix: Mix,
-    spread: Spread,
-    options: Options,
-    wanted: bool = True,
-    strategies: Sequence[Strategy] = (),
-) -> float | None:
-    """Run every row once more and replay it on random weights; the largest error, None where not ``wanted``.
-
-    Args:
-        strategies: those of the rows that are not known by their names.
-
-    Raises:
-        ReplayError: a timeline does not compute the layer.
-    """
-    if not wanted:
-        return None
-    worst = 0.0
-    own: dict[str, str | Strategy] = {strategy.name: strategy for strategy in strategies}
-    with progress("proving") as report:
-        for done, row in enumerate(found.rows):
-            report(done, len(found.rows), f"{row['strategy']}, {row['tokens']} tokens, layer {row['layer']}")
-            routing = trace.iteration(row["tokens"], row["layer"], mix=mix)
-            name: str = row["strategy"]
-            strategy = own.get(name, name)
-            worst = max(worst, simulate(model, package, routing, strategy, spread=spread, options=options).prove())
-    return worst
-
-
 def as_document(
     found: Comparison,
     model: MoEModel,
@@ -160,7 +128,6 @@ def as_document(
     mix: str,
     spread: str,
     options: Options,
-    proof: float | None,
 ) -> Row:
     """A comparison with its inputs, as plain JSON types. ``proof_error``: relative to the largest output."""
     return {
@@ -178,10 +145,14 @@ def as_document(
             "placement": options.placement,
             "rings": options.rings,
             "redispatch": options.redispatch,
+            "order": options.order,
             "decision_ps": options.decision_ps,
         },
         "baseline": found.baseline,
-        "proof_error": proof,
+        "proof_error": found.proof_error,
+        "checked_pairs": found.pairs,
+        "training_tokens": {str(n): count for n, count in found.training_tokens.items()},
+        "left_out": [{"tokens": n, "strategy": name} for n, name in found.left_out],
         "by_tokens": found.by_tokens(),
         "rows": list(found.rows),
     }
@@ -207,18 +178,41 @@ def show(document: Row) -> None:
         console.print(f"(a wider terminal shows also: {', '.join(dropped)})")
     if document["faults"]:
         console.print(f"faults: {'; '.join(document['faults'])}")
-    layouts: dict[str, list[str]] = {}
-    for row in document["by_tokens"]:
-        users = layouts.setdefault(row["ddr_layout"], [])
-        if row["strategy"] not in users:
-            users.append(row["strategy"])
-    for layout, users in layouts.items():
-        console.print(f"DDR layout of {', '.join(users)}: {layout}")
+    for name, key in (("DDR layout", "ddr_layout"), ("prefetch", "prefetch")):
+        for text, users in _alike(document["by_tokens"], operator.itemgetter(key)).items():
+            console.print(f"{name} of {', '.join(users)}: {text}")
+    for text, users in _alike(document["by_tokens"], _buffers).items():
+        console.print(f"buffers per die of {', '.join(users)}: {text}")
+    training = ", ".join(f"{count} at {n} tokens" for n, count in document["training_tokens"].items() if count)
+    if training:
+        console.print(f"fitted on a training part, all judged on the rest of the trace; tokens that train: {training}")
+    for row in document["left_out"]:
+        console.print(
+            f"left out at {row['tokens']} tokens: {row['strategy']} (no tokens of the trace left to fit it on)"
+        )
+    console.print(
+        f"same work: each strategy computed the same {document['checked_pairs']} (token, expert) pairs, every column "
+        f"exactly once; built-in ones loaded each weight once a pass; checked on {len(document['rows'])} timelines"
+    )
     if document["proof_error"] is not None:
         console.print(
             f"proven: {len(document['rows'])} timelines compute the dense layer, "
             f"largest relative error {document['proof_error']:.1e} (allowed 1e-10)"
         )
+
+
+def _alike(rows: list[Row], text_of: Callable[[Row], str]) -> dict[str, list[str]]:
+    """Strategies by what is said of them."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        users = found.setdefault(text_of(row), [])
+        if row["strategy"] not in users:
+            users.append(row["strategy"])
+    return found
+
+
+def _buffers(row: Row) -> str:
+    return f"{format_bytes(row['weight_buffer_bytes'])} weights, {format_bytes(row['token_buffer_bytes'])} tokens"
 
 
 def _table(document: Row, width: int) -> tuple[Table, list[str]]:

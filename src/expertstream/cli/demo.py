@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expertstream.cli.compare import as_document, prove_rows, show, title_of
+from expertstream.cli.compare import as_document, show, title_of
 from expertstream.cli.console import announce_compilation, print_json, progress, remark
 from expertstream.cli.inputs import JsonOption
 from expertstream.errors import ConfigError
@@ -16,7 +16,7 @@ from expertstream.package import Package
 from expertstream.report.chart import write_chart
 from expertstream.report.files import write_json
 from expertstream.report.perfetto import write_perfetto
-from expertstream.simulate import Comparison, compare, simulate
+from expertstream.simulate import compare, in_parts, simulate
 from expertstream.strategy import Options
 from expertstream.trace import packaged_trace
 
@@ -42,24 +42,20 @@ def demo_command(
     trace = packaged_trace(model)
     announce_compilation()
     with progress("comparing") as report:
-        found = compare(model, package, trace, tokens=TOKENS, progress=report)
-    layer = int(trace.layer_index[0])
-    some = Comparison(found.baseline, tuple(r for r in found.rows if r["tokens"] == TOKENS[1] and r["layer"] == layer))
-    options = Options()
-    proof = prove_rows(some, model, package, trace, "round-robin", "contiguous", options)
-    document = as_document(
-        found, model, package, trace, mix="round-robin", spread="contiguous", options=options, proof=None
+        found = compare(model, package, trace, tokens=TOKENS, proof=True, progress=report)
+    document = as_document(found, model, package, trace, mix="round-robin", spread="contiguous", options=Options())
+    evaluation, options = in_parts(trace, TOKENS[-1])
+    run = simulate(
+        model, package, evaluation.iteration(TOKENS[-1], int(trace.layer_index[0])), STRATEGY, options=options
     )
-    run = simulate(model, package, trace.iteration(TOKENS[-1], layer), STRATEGY)
     files = [output / "comparison.json", output / "comparison.png", output / f"{STRATEGY}.perfetto.json"]
     write_json(document, files[0])
     write_chart(document["by_tokens"], files[1], title=title_of(document))
     write_perfetto(run, files[2])
     if json:
-        print_json({"files": [str(file) for file in files], "proof_error": proof, "comparison": document})
+        print_json({"files": [str(file) for file in files], "proof_error": found.proof_error, "comparison": document})
         return
     show(document)
-    print(f"proven: all strategies at {TOKENS[1]} tokens compute the dense layer, largest relative error {proof:.1e}")
     print(f"\nwrote {files[0]} (every number of every run)")
     print(f"wrote {files[1]} (latency above the lower bound)")
     print(f"wrote {files[2]} ({STRATEGY}, {TOKENS[-1]} tokens; open it at https://ui.perfetto.dev)")

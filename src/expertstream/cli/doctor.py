@@ -17,9 +17,9 @@ from expertstream.engine import kernel
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import simulate
-from expertstream.strategy import strategy_names
+from expertstream.strategy import Options, strategy_names
 from expertstream.strategy.registry import GROUP
-from expertstream.trace import Routing
+from expertstream.trace import Routing, synthesize
 from expertstream.trace.packaged import FOLDER
 from expertstream.units import format_time
 
@@ -101,7 +101,8 @@ def _self_test() -> str:
     package = Package.preset("test-chip-2x2")
     announce_compilation()
     began = time.perf_counter()
-    results = [simulate(model, package, routing, name) for name in strategy_names()]
+    options = Options(training=synthesize(model, requests=2, tokens_per_request=16, layers=(0,)))
+    results = [simulate(model, package, routing, name, options=options) for name in strategy_names()]
     worst = max(result.prove() for result in results)
     took = format_time(1e12 * (time.perf_counter() - began))
     return f"{len(results)} strategies run and proven, largest relative error {worst:.1e}, {took}"

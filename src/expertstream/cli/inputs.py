@@ -40,7 +40,7 @@ SlicesOption = Annotated[
     int | None, typer.Option("--micro-slices", help="Micro-slices per expert and die. Without: the strategy's choice.")
 ]
 PlacementOption = Annotated[
-    str, typer.Option("--placement", help="Home dies of the experts under ep: round-robin or contiguous.")
+    str, typer.Option("--placement", help="Experts under ep: contiguous, round-robin, balanced, or best of them.")
 ]
 RingsOption = Annotated[
     int, typer.Option("--rings", help="Logical rings of fse-dp: 1 (one way), 2 (both ways) or 4 (also along columns).")
@@ -48,6 +48,7 @@ RingsOption = Annotated[
 RedispatchOption = Annotated[
     bool, typer.Option("--redispatch", help="fse-dp first evens out each expert's tokens over the dies.")
 ]
+OrderOption = Annotated[str, typer.Option("--order", help="Order of the experts under ep and tp: id or paired.")]
 DecisionOption = Annotated[
     str, typer.Option("--decision-time", metavar="TIME", help="Time of one scheduling decision, such as '80 ns'.")
 ]
@@ -119,11 +120,14 @@ def routing_label(source: str, synthetic: bool) -> str:
     return f"SYNTHETIC routing ({source.removeprefix('synthetic routing for ')})" if synthetic else f"routing: {source}"
 
 
-def options_of(micro_slices: int | None, placement: str, decision_time: str, rings: int, redispatch: bool) -> Options:
+def options_of(
+    micro_slices: int | None, placement: str, order: str, decision_time: str, rings: int, redispatch: bool
+) -> Options:
     """Options of the strategies. Raises ConfigError or WorkloadError."""
     return Options(
         micro_slices=micro_slices,
         placement=placement,
+        order=order,
         rings=rings,
         redispatch=redispatch,
         decision_ps=parse_time_ps(decision_time),

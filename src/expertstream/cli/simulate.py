@@ -14,7 +14,7 @@ from expertstream.cli.console import announce_compilation, facts, print_json, pr
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.files import check_writable
 from expertstream.report.perfetto import write_perfetto
-from expertstream.simulate import Result, latency_without_faults, simulate
+from expertstream.simulate import Result, in_parts, latency_without_faults, simulate
 from expertstream.strategy import DEFAULT, get_strategy
 from expertstream.units import format_bytes, format_time
 
@@ -33,7 +33,8 @@ def simulate_command(
     mix: inputs.MixOption = "round-robin",
     spread: inputs.SpreadOption = "contiguous",
     micro_slices: inputs.SlicesOption = None,
-    placement: inputs.PlacementOption = "round-robin",
+    placement: inputs.PlacementOption = "best",
+    order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
     decision_time: inputs.DecisionOption = "0 ns",
@@ -55,8 +56,10 @@ def simulate_command(
     constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
-    routing = captured.iteration(tokens, at, mix=inputs.as_mix(mix))
-    options = inputs.options_of(micro_slices, placement, decision_time, rings, redispatch)
+    captured.iteration(tokens, at, mix=inputs.as_mix(mix))  # names what is wrong with the whole trace
+    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch)
+    evaluation, options = in_parts(captured, tokens, options, mix=inputs.as_mix(mix))
+    routing = evaluation.iteration(tokens, at, mix=inputs.as_mix(mix))
     announce_compilation()
     with progress("simulating"):
         result = simulate(
@@ -127,6 +130,7 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
         ["micro-slice computes", str(values["computes"])],
         ["events", str(values["n_events"])],
         ["DDR layout", values["ddr_layout"]],
+        ["prefetch", values["prefetch"]],
         *(["note", note] for note in values["notes"]),
     ]
     if values["proof_error"] is not None:

@@ -25,7 +25,7 @@ from expertstream.serving.requests import ClosedLoop, Source, Stream, poisson
 from expertstream.serving.routing import Replay
 from expertstream.serving.scenario import ArrivalSpec, Scenario
 from expertstream.serving.server import STATE, Limits, Server
-from expertstream.strategy import Options
+from expertstream.strategy import Options, get_strategy
 from expertstream.trace import RoutingTrace, synthesize
 
 Progress = Callable[[int, int, str], None]
@@ -89,9 +89,13 @@ class Serving:
     ) -> None:
         scenario, model, package = parts.scenario, parts.model, parts.package
         self.parts = parts
-        options = Options(micro_slices=scenario.micro_slices)
+        routing = parts.routing() if routing is None else routing
+        training = None
+        if get_strategy(scenario.strategy).fitted:  # on tokens that are not served
+            training, routing = routing.split()
+        options = Options(micro_slices=scenario.micro_slices, training=training)
         self.blocks = Blocks(model, package, scenario.strategy, options, reuse=reuse, observe=observe)
-        self.replay = Replay(parts.routing() if routing is None else routing, model, scenario.requests.seed)
+        self.replay = Replay(routing, model, scenario.requests.seed)
         spec = scenario.buffering
         buffering = None if spec is None else Buffering(spec.slack(), spec.theta_min, spec.kept_share)
         iteration = Iteration(

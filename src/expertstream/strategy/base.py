@@ -18,6 +18,8 @@ class Strategy:
         name: what results call it; no commas, so that it can stand in a list.
         summary: one line for lists of strategies.
         plan: turns a workload into work for the engine.
+        variants: the options to try, of which the fastest run is reported.
+        fitted: whether it needs ``Options.training``.
 
     Raises:
         ConfigError: the name is empty or has a comma, or ``plan`` cannot be called.
@@ -26,6 +28,8 @@ class Strategy:
     name: str
     summary: str
     plan: Callable[[LayerWorkload, Options], Plan]
+    variants: Callable[[Options], tuple[Options, ...]] = lambda options: (options,)
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         """Check what a user may get wrong."""

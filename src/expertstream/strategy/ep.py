@@ -2,253 +2,323 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
+from expertstream.errors import BufferTooSmallError, WorkloadError
 from expertstream.package.timing import compute_ps
+from expertstream.strategy import placement
 from expertstream.strategy.buffers import package_buffers
-from expertstream.strategy.plan import InOrder, Options, Plan, cut
+from expertstream.strategy.dispatch import Lists, Units, emit
+from expertstream.strategy.placement import Placement
+from expertstream.strategy.plan import PLACEMENTS, InOrder, Options, Plan, cut_many, in_order, ranks_within
 from expertstream.strategy.tokens import add_residents, token_batches
+from expertstream.trace import RoutingTrace
+from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
-WINDOW = 2  # experts per home die: one runs, the next is prefetched
+WINDOW = 2  # whole experts per home die: one runs, the next is prefetched
+SHARED_WINDOW = 2  # turns of shared experts per die: one runs, the next is dispatched
 SMALLEST_AREA_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """An expert, or a die's share of a shared expert, at its home."""
-
-    expert: int
-    first: int
-    last: int
-    home: int
-    tags: Ints  # rows of the slice table: its pieces
-    whole: int  # row of the slice table: all its columns
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Tokens of a unit that are computed together."""
-
-    unit: _Unit
-    part: int  # pass
-    tokens: Ints
-    token_set: int
+TRANSIT = 2  # pieces for other dies that a die has room to pass on
 
 
 def plan_ep(workload: LayerWorkload, options: Options) -> Plan:
     """Whole experts, double-buffered: a die computes an expert when all of it is there and loads the next meanwhile.
 
-    The weight buffer is what two whole experts need (and, where weights of other dies pass through, their transit).
+    The weight buffer is what two whole experts need, the die's share of the shared experts and, where weights of other
+    dies pass through, their transit.
     """
-    units, slices = _units(workload, options)
-    largest = max((u.last - u.first for u in units), default=0) * workload.column_bytes
-    piece = max((int((slices[u.tags, 2] - slices[u.tags, 1]).max()) for u in units), default=0)
-    buffers = package_buffers(workload.package)
-    buffers[:, 0] = 2 * largest + _transit(workload) * piece * workload.column_bytes
-    return _plan(workload, options, units, slices, buffers, streamed=False)
+    return _plan(workload, options, *_placed(workload, options), streamed=False)
 
 
 def plan_ep_streamed(workload: LayerWorkload, options: Options) -> Plan:
     """Weights in micro-slices, computed as they arrive, in the package's own weight buffer.
 
-    Tokens of an expert that do not fit the dispatch area go in turns, and its weights are loaded again for each.
+    An expert whose tokens do not fit the dispatch area at once is cut into column ranges that stay in the buffer until
+    all of its tokens, in turns, have met them: no weight is loaded twice.
     """
-    units, slices = _units(workload, options)
-    return _plan(workload, options, units, slices, package_buffers(workload.package), streamed=True)
+    return _plan(workload, options, *_placed(workload, options), streamed=True)
 
 
-def _transit(workload: LayerWorkload) -> int:
-    """Pieces that a die must be able to pass on: none where every die has a channel of its own."""
-    topology = workload.topology
-    homes = range(workload.package.n_dies)
-    direct = all(topology.entry_die(int(topology.nearest_channel[d]), d) == d for d in homes)
-    return 0 if direct else 4
+def plan_ep_replicated(workload: LayerWorkload, options: Options) -> Plan:
+    """``ep`` with hot experts on several dies: their tokens are divided, their weights loaded once and sent round."""
+    if workload.model.n_experts == 0:
+        return plan_ep(workload, options)
+    training = needs_training("ep-replicated", options)
+    costs = _Expected.of(workload)(placement.popularity_of(training, workload.routing.layer))
+    holds = placement.replicated(costs, workload.package.n_dies)
+    extra = int(holds.sum()) - holds.shape[0]
+    return _plan(workload, options, holds, f"{extra} replicas of hot experts, {_fitted(training)}", streamed=False)
 
 
-def _units(workload: LayerWorkload, options: Options) -> tuple[list[_Unit], Ints]:
-    """Homes of the activated experts, and the slice table: pieces of every unit, and the unit as a whole."""
-    n_dies, n_experts = workload.package.n_dies, workload.model.n_experts
-    pieces = (options.micro_slices or 2) * n_dies
-    table: list[tuple[int, int, int]] = []
-    units: list[_Unit] = []
-    for e in workload.activated.tolist():
-        columns = int(workload.columns[e])
-        if e < n_experts:
-            home = e * n_dies // n_experts if options.placement == "contiguous" else e % n_dies
-            shares = [(home, 0, columns)]
-        else:  # a shared expert serves every token: each die has a share of its columns
-            bounds = cut(columns, n_dies)
-            shares = [(d, int(bounds[d]), int(bounds[d + 1])) for d in range(bounds.size - 1)]
-        for home, first, last in shares:
-            bounds = cut(last - first, max(1, pieces * (last - first) // columns)) + first
-            tags = np.arange(len(table), len(table) + bounds.size - 1)
-            table += [(e, int(a), int(b)) for a, b in itertools.pairwise(bounds)]
-            table.append((e, first, last))
-            units.append(_Unit(e, first, last, home, tags, len(table) - 1))
-    return units, np.array(table, dtype=np.int64).reshape(-1, 3)
+def plan_hydra(workload: LayerWorkload, options: Options) -> Plan:
+    """``ep`` with experts placed by popularity and layer-to-layer affinity.
+
+    A token starts and ends on the die that holds most of its experts of the layer before, as many tokens on each die
+    as otherwise; where that layer is not recorded, as spread.
+    """
+    if workload.model.n_experts == 0:
+        return plan_ep(workload, options)
+    training = needs_training("hydra", options)
+    layer, n_dies = workload.routing.layer, workload.package.n_dies
+    cost = _Expected.of(workload)
+    holds = placement.hydra_placement(training, layer, n_dies, cost)
+    before = workload.routing.before
+    known = before is not None and layer - 1 in training.layer_index
+    if known:
+        votes = placement.hydra_placement(training, layer - 1, n_dies, cost)[before].sum(axis=1).astype(np.int64)
+        workload = replace(workload, die_of_token=placement.homes_by_votes(votes, workload.tokens_on_die))
+        how = "popularity and affinity to the layer before; tokens start where most of their experts of it are"
+    else:
+        how = "popularity (the layer before is not recorded)"
+    plan = _plan(workload, options, holds, f"experts placed by {how}, {_fitted(training)}", streamed=False)
+    return replace(plan, die_of_token=workload.die_of_token)
 
 
-def _plan(
-    workload: LayerWorkload, options: Options, units: list[_Unit], slices: Ints, buffers: Ints, *, streamed: bool
-) -> Plan:
+def placements(options: Options) -> tuple[Options, ...]:
+    """The options with each placement that "best" stands for: "balanced" only with a training part."""
+    if options.placement != "best":
+        return (options,)
+    names = PLACEMENTS if options.training is not None else PLACEMENTS[:-1]
+    return tuple(replace(options, placement=name) for name in names)
+
+
+def needs_training(strategy: str, options: Options) -> RoutingTrace:
+    """The training part.
+
+    Raises:
+        WorkloadError: there is none.
+    """
+    if options.training is None:
+        raise WorkloadError(
+            f"{strategy} is fitted on a training part of the trace, and none was given; split the trace "
+            "(training, rest = trace.split()), simulate iterations of the rest, and pass Options(training=training)"
+        )
+    return options.training
+
+
+def _fitted(training: RoutingTrace) -> str:
+    return f"fitted on {training.n_tokens} other tokens of the trace"
+
+
+def _placed(workload: LayerWorkload, options: Options) -> tuple[Placement, str]:
+    n_experts, n_dies = workload.model.n_experts, workload.package.n_dies
+    if options.placement == "contiguous":
+        return placement.contiguous(n_experts, n_dies), "contiguous homes"
+    if options.placement == "balanced" and n_experts > 0:
+        training = needs_training("placement 'balanced'", options)
+        costs = _Expected.of(workload)(placement.popularity_of(training, workload.routing.layer))
+        return placement.balanced(costs, n_dies), f"balanced homes, {_fitted(training)}"
+    return placement.round_robin(n_experts, n_dies), "round-robin homes"
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """Expected time to fetch and to compute each expert in an iteration of so many tokens, int64 [experts, 2], ps."""
+
+    fetch_ps: float
+    compute_ps: float  # per token
+    tokens: int
+    top_k: int
+
+    @classmethod
+    def of(cls, workload: LayerWorkload) -> _Expected:
+        model, die, n = workload.model, workload.package.die, 1000
+        channel = workload.package.channels[0].effective_bytes_per_s
+        time = compute_ps(die, np.array([n]), model.d_model, np.array([model.d_ffn]), model.weight_bits)
+        return cls(
+            model.d_ffn * workload.column_bytes * 1e12 / channel, int(time[0]) / n, workload.n_tokens, model.top_k
+        )
+
+    def __call__(self, popularity: Ints) -> Ints:
+        seen = popularity + 1  # an expert that no training token chose is rare, not free
+        share = np.minimum(seen * self.top_k / int(seen.sum()), 1)
+        fetch = self.fetch_ps * (1 - (1 - share) ** self.tokens)
+        return np.rint(np.stack((fetch, self.compute_ps * share * self.tokens), axis=1)).astype(np.int64)
+
+
+def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: str, *, streamed: bool) -> Plan:
+    package, n_dies, n_experts = workload.package, workload.package.n_dies, workload.model.n_experts
     remote_bytes = workload.activation_bytes + workload.partial_sum_bytes
-    alone = workload.package.n_dies == 1
-    batches = token_batches(workload, 0 if alone else 2 * SMALLEST_AREA_TOKENS * remote_bytes)
+    batches = token_batches(workload, 0 if n_dies == 1 else 2 * SMALLEST_AREA_TOKENS * remote_bytes)
     resident_bytes = int(workload.tokens_on_die.max()) * workload.activation_bytes
     resident_bytes += int(batches.tokens.max()) * workload.partial_sum_bytes
-    area_tokens = max(1, (workload.package.die.token_buffer_bytes - resident_bytes) // (WINDOW * remote_bytes))
+    has_shared = workload.columns.size > n_experts
+    areas = WINDOW + has_shared
+    area_tokens = max(1, (package.die.token_buffer_bytes - resident_bytes) // (areas * remote_bytes))
+    lists = _lists(workload, batches, holds, int(area_tokens))
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
-    sets: list[Ints] = []
-    phases: list[list[list[int]]] = []
-    refetched = 0
-    for p in range(batches.passes):
-        queues: list[list[int]] = [[] for _ in range(workload.package.n_dies)]
-        signals = 0
-        for unit in units:
-            turns = _turns(workload, batches, p, unit, int(area_tokens))
-            tasks = []
-            for tokens in turns:
-                tasks.append(_Task(unit, p, tokens, len(sets)))
-                sets.append(tokens)
-            for batch in [[task] for task in tasks] if streamed else [tasks] if tasks else []:
-                group = work.new_group()
-                queues[unit.home].append(group)
-                signals += _emit(work, workload, group, batch, slices, ready[p], int(done[p]), streamed=streamed)
-            refetched += max(0, len(tasks) - 1) if streamed else 0
-        work.set_gate(int(done[p]), signals)
-        phases.append(queues)
-    notes = [f"{options.placement} homes", f"up to {int(area_tokens)} tokens dispatched to an expert at a time"]
-    if refetched:
-        notes.append(f"{refetched} expert loads repeated because the tokens of an expert did not fit the token buffer")
+    units = _units(workload, options, batches, lists, streamed=streamed)
+    n_turns = lists.turns[units.of]
+    unit = np.repeat(np.arange(units.of.size), n_turns)
+    turn = ranks_within(unit)
+    # Later turns of a shared expert start one by one, so that they do not keep routed tokens from the area.
+    own = (units.rank[unit] > 0) & (turn > 0)
+    n_groups = int(units.group.max(initial=-1)) + 1
+    turn_group = np.where(own, n_groups + np.cumsum(own) - 1, units.group[unit])
+    first_group = work.n_groups
+    work.n_groups += n_groups + int(own.sum())
+    units = replace(units, group=units.group + first_group)
+    turn_group += first_group
+    slices = emit(work, workload, lists, units, turn_group, ready, done)
+    size = (units.last - units.first) * workload.column_bytes
+    piece = int((-(-(units.last - units.first) // units.pieces)).max(initial=0)) * workload.column_bytes
+    copies = int(np.bincount(units.bundle).max(initial=1))
+    buffers = package_buffers(package)
+    if streamed:
+        window = 2 + int(package.die.weight_buffer_bytes // max(int(size.min(initial=1)), 1))
+        prefetch = "as far as the weight buffer has room"
+    else:
+        window = WINDOW
+        prefetch = "one whole expert per die beside the one that runs (double buffer)"
+        shared = np.sort(size[units.rank > 0])[::-1][:SHARED_WINDOW]
+        shared_bytes = int(shared.sum()) if workload.columns.size > n_experts + 1 else int(shared.max(initial=0))
+        transit = 2 * TRANSIT if _passes_on(workload) else 0
+        transit += copies if copies > 1 else 0
+        buffers[:, 0] = WINDOW * int(size[units.rank == 0].max(initial=0)) + shared_bytes + transit * piece
+    phases = _queues(workload, options, batches, lists, units, turn_group)
+    windows = [SHARED_WINDOW] * n_dies + [window] * n_dies
+    notes = [where, f"up to {area_tokens} tokens dispatched to an expert at a time"]
+    layout = "each expert whole in the DDR channel nearest to its home die"
+    if copies > 1:
+        layout += ", replicated ones striped over those of their dies, loaded once and sent round"
+    if has_shared:
+        layout += "; each die's share of shared experts in its nearest channel"
     return Plan(
         work=work,
-        dispatcher=InOrder([resident], phases, window=WINDOW),
+        dispatcher=InOrder([resident], phases, window=windows),
         slices=slices,
-        set_ptr=np.concatenate(([0], np.cumsum([s.size for s in sets]))).astype(np.int64),
-        set_ids=np.concatenate(sets) if sets else np.empty(0, dtype=np.int64),
+        set_ptr=lists.set_ptr,
+        set_ids=lists.set_ids,
         buffer_bytes=buffers,
         passes=batches.passes,
-        ddr_layout="each expert whole in the DDR channel nearest to its home die",
+        ddr_layout=layout,
+        prefetch=prefetch,
         notes=tuple(notes),
     )
 
 
-def _turns(workload: LayerWorkload, batches: Batches, p: int, unit: _Unit, area_tokens: int) -> list[Ints]:
-    """The unit's tokens of a pass: as many remote ones at a time as fit the area, the local ones with the first."""
+def _passes_on(workload: LayerWorkload) -> bool:
+    """Whether some die has no channel of its own, so that its weights come through another die."""
+    topology = workload.topology
+    dies = range(workload.package.n_dies)
+    return any(topology.entry_die(int(topology.nearest_channel[d]), d) != d for d in dies)
+
+
+def _lists(workload: LayerWorkload, batches: Batches, holds: Placement, area_tokens: int) -> Lists:
+    n_dies, n_experts, total = workload.package.n_dies, workload.model.n_experts, workload.columns.size
+    cell = np.repeat(np.arange(batches.load.size), batches.load.reshape(-1))
+    part, rest = np.divmod(cell, total * n_dies)
+    expert, token = rest // n_dies, batches.ids
+    shared = expert >= n_experts
+    die = np.zeros(expert.size, dtype=np.int64)
+    routed = np.flatnonzero(~shared)
+    die[routed] = _home(part[routed], expert[routed], workload.die_of_token[token[routed]], holds)
+    some = np.flatnonzero(shared)
+    for_all = np.repeat(some, n_dies)  # a shared expert serves every token: each die has a share of its columns
+    at = np.tile(np.arange(n_dies), some.size)
+    columns = workload.columns[expert[for_all]]
+    has_share = (at + 1) * columns // n_dies > at * columns // n_dies
+    for_all, at = for_all[has_share], at[has_share]
+    pick = np.concatenate((routed, for_all))
+    where = np.concatenate((die[routed], at))
+    return Lists.of(workload, part[pick], expert[pick], where, token[pick], area_tokens)
+
+
+def _home(part: Ints, expert: Ints, source: Ints, holds: Placement) -> Ints:
+    """Die for each token of a routed expert: a replica at its own die, else replicas are filled up evenly."""
+    home: Ints = holds.argmax(axis=1)[expert]
+    several = np.flatnonzero(holds.sum(axis=1) > 1)
+    key = part * holds.shape[0] + expert
+    for one in np.unique(key[np.isin(expert, several)]).tolist():
+        mine = np.flatnonzero(key == one)
+        dies = np.flatnonzero(holds[one % holds.shape[0]])
+        local = np.isin(source[mine], dies)
+        home[mine[local]] = source[mine[local]]
+        filled = np.array([(source[mine] == d).sum() for d in dies])
+        for i in mine[~local].tolist():
+            least = int(filled.argmin())
+            home[i] = dies[least]
+            filled[least] += 1
+    return home
+
+
+def _units(workload: LayerWorkload, options: Options, batches: Batches, lists: Lists, *, streamed: bool) -> Units:
+    """Column ranges: whole experts and whole shares, or what the weight buffer can hold of them at once."""
     n_dies = workload.package.n_dies
-    row = (p * workload.columns.size + unit.expert) * n_dies
-    ids = batches.ids[batches.ptr[row] : batches.ptr[row + n_dies]]
-    at_home = workload.die_of_token[ids] == unit.home
-    local, remote = ids[at_home], ids[~at_home]
-    turns = [remote[i : i + area_tokens] for i in range(0, remote.size, area_tokens)] or [remote]
-    turns[0] = np.concatenate((local, turns[0]))
-    return turns if ids.size else []
+    shared = (lists.expert >= workload.model.n_experts).astype(np.int64)
+    columns = workload.columns[lists.expert]
+    first = np.where(shared > 0, lists.die * columns // n_dies, 0)
+    last = np.where(shared > 0, (lists.die + 1) * columns // n_dies, columns)
+    held = np.ones(first.size, dtype=np.int64)
+    ranges = held.copy()
+    finest = (options.micro_slices or 2) * n_dies  # transfers per whole expert
+    most = np.full(first.size, np.iinfo(np.int64).max)
+    if streamed:
+        held = np.maximum(shared, lists.turns > 1)
+        most[:] = _most_columns(workload, bool(shared.any()))
+        ranges = np.where(held > 0, -(-(last - first) // most), 1)
+    place = np.empty(n_dies, dtype=np.int64)
+    place[workload.topology.ring(range(n_dies))] = np.arange(n_dies)
+    bundle = (lists.part * workload.columns.size + lists.expert) * (n_dies + 1)
+    bundle += np.where(shared > 0, lists.die + 1, 0)
+    homes = np.bincount(bundle)[bundle]  # dies of a routed expert
+    order = np.lexsort((place[lists.die], bundle))
+    nth, at, low, high = cut_many(first[order], last[order], ranges[order])
+    of = order[at]
+    width = high - low
+    pieces = np.maximum(1, finest * width // workload.columns[lists.expert[of]])
+    pieces = np.minimum(np.maximum(pieces, -(-width // most[of])), width)
+    if streamed:
+        pieces = np.maximum(pieces, np.where(held[of] > 0, np.minimum(2, width), 1))
+    # Column ranges of one list are bundles of their own; replicas (whole experts only) share one.
+    _, number = np.unique(bundle[of] * (int(ranges.max(initial=1)) + 1) + nth, return_inverse=True)
+    assert not streamed or bool((homes == 1).all())
+    return Units(of, low, high, number, held[of], pieces, shared[of], number)
 
 
-def _emit(
-    work: Work,
-    workload: LayerWorkload,
-    group: int,
-    tasks: list[_Task],
-    slices: Ints,
-    ready: int,
-    done: int,
-    *,
-    streamed: bool,
-) -> int:
-    """Add a unit's weights and, for each task, dispatch, compute and combine; return the signals to ``done``."""
-    unit, model = tasks[0].unit, workload.model
-    topology, die = workload.topology, workload.package.die
-    home, width = unit.home, slices[unit.tags, 2] - slices[unit.tags, 1]
-    channel = int(topology.nearest_channel[home])
-    entry = topology.entry_die(channel, home)
-    via = entry != home
-    dies = np.tile([entry, home] if via else [home], (unit.tags.size, 1))
-    loaded = int(work.new_gates(unit.tags.size)[0])
-    used = int(work.new_gates(len(tasks))[0])
-    signals = 0
-    arrived_of_task = -1
-    computed = -1
-    for task in tasks:
-        source = workload.die_of_token[task.tokens]
-        counts = np.bincount(source[source != home], minlength=workload.package.n_dies)
-        sources = np.flatnonzero(counts)
-        remote = int(counts.sum())
-        waits = sources.size + (0 if streamed else 1) + (ready >= 0)
-        arrived = int(work.new_gates(waits)[0])
-        computed = int(work.new_gates(unit.tags.size if streamed else 1)[0])
-        combined = int(work.new_gates(sources.size)[0])
-        placed = int(work.new_gates(1)[0])
-        if ready >= 0:
-            work.add_chunks(group=group, bytes=0, die=[[home]], pool=TOKENS, gate=ready, arrive=arrived)
-        area = remote * (workload.activation_bytes + workload.partial_sum_bytes)
-        whole_ps = compute_ps(
-            die, np.array([task.tokens.size]), model.d_model, np.array([unit.last - unit.first]), model.weight_bits
+def _most_columns(workload: LayerWorkload, has_shared: bool) -> int:
+    """Columns of a held range and of a micro-slice: two of routed and two of shared experts fit, and what passes."""
+    transit = TRANSIT if _passes_on(workload) else 0
+    buffer, column = workload.package.die.weight_buffer_bytes, workload.column_bytes
+    smallest = (1 + SHARED_WINDOW * has_shared + transit) * column
+    if buffer < smallest:
+        raise BufferTooSmallError(
+            f"the weight buffer of a die is {format_bytes(buffer)}, but ep-streamed needs at least "
+            f"{format_bytes(smallest)} ({smallest} bytes) even with micro-slices of one column; enlarge the buffer"
         )
-        if not streamed:
-            work.add_chunks(group=group, bytes=0, die=[[home]], pool=TOKENS, gate=loaded, arrive=arrived)
-        work.add_chunks(
-            group=group,
-            bytes=area,
-            die=[[home]],
-            pool=TOKENS,
-            tag=-1 if streamed else unit.whole,
-            compute_ps=0 if streamed else whole_ps,
-            stop_gate=-1 if streamed else arrived,
-            arrive=placed,
-            done=-1 if streamed else computed,
-            hold=combined if sources.size else -1,
-            tokens=0 if streamed else task.tokens.size,
-            stop_tag=-1 if streamed else task.token_set,
-        )
-        for gate, n_bytes, there in (
-            (placed, workload.activation_bytes, False),
-            (computed, workload.partial_sum_bytes, True),
-        ):
-            ends = np.stack(
-                (np.full_like(sources, home), sources) if there else (sources, np.full_like(sources, home)), 1
-            )
-            work.add_chunks(
-                group=group,
-                bytes=counts[sources] * n_bytes,
-                die=ends,
-                pool=TOKENS,
-                gate=gate,
-                space=0,
-                arrive=[-1, combined if there else arrived],
-                done=[-1, done if there else -1],
-            )
-        relay = work.add_chunks(group=group, bytes=0, die=[[home]], pool=TOKENS, gate=computed, arrive=used, done=done)
-        signals += sources.size + relay.size
-        arrived_of_task = arrived
-    last_task = tasks[-1]
-    time = compute_ps(die, np.full(unit.tags.size, last_task.tokens.size), model.d_model, width, model.weight_bits)[
-        :, None
-    ]
-    pad = [np.zeros_like(time)] if via else []
-    front = [-1] if via else []
-    work.add_chunks(
-        group=group,
-        bytes=width * workload.column_bytes,
-        die=dies,
-        channel=channel,
-        tag=unit.tags,
-        compute_ps=np.hstack([*pad, time]) if streamed else 0,
-        stop_gate=[*front, arrived_of_task if streamed else -1],
-        arrive=[*front, loaded],
-        done=[*front, computed if streamed else -1],
-        hold=[*front, -1 if streamed else used],
-        tokens=[*([0] if via else []), last_task.tokens.size if streamed else 0],
-        stop_tag=[*front, last_task.token_set if streamed else -1],
-    )
-    return signals
+    return max(1, buffer // ((2 + SHARED_WINDOW * has_shared + transit) * column))
+
+
+def _queues(
+    workload: LayerWorkload, options: Options, batches: Batches, lists: Lists, units: Units, turn_group: Ints
+) -> list[list[list[int]]]:
+    """For each pass the queues of shared experts, then those of routed ones, one a die."""
+    n_dies = workload.package.n_dies
+    n_turns = lists.turns[units.of]
+    first_turn = np.cumsum(n_turns) - n_turns
+    alone = np.bincount(units.bundle)[units.bundle] == 1
+    phases = []
+    for p in range(batches.passes):
+        queues: list[list[int]] = [[] for _ in range(2 * n_dies)]
+        rank = np.zeros(workload.columns.size, dtype=np.int64)
+        order = in_order(batches.load[p].sum(axis=1).tolist(), options)
+        rank[order] = np.arange(len(order))
+        mine = np.flatnonzero(lists.part[units.of] == p)
+        # Replicated experts first: those that several dies share must have one order on all of them.
+        mine = mine[np.lexsort((units.first[mine], rank[lists.expert[units.of[mine]]], alone[mine]))]
+        for u in mine.tolist():
+            die = int(lists.die[units.of[u]])
+            if units.rank[u] == 0:
+                queues[n_dies + die].append(int(units.group[u]))
+            else:
+                queues[die] += turn_group[first_turn[u] : first_turn[u] + n_turns[u]].tolist()
+        phases.append(queues)
+    return phases

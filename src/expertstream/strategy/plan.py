@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +13,12 @@ from expertstream.engine.layout import ADMITTED, COMPLETE
 from expertstream.engine.run import Dispatcher, View
 from expertstream.engine.work import Work
 from expertstream.errors import WorkloadError
+from expertstream.schedule import id_order, paired_order
+from expertstream.trace import RoutingTrace
 
 Ints = NDArray[np.int64]
+PLACEMENTS = ("contiguous", "round-robin", "balanced")
+ORDERS = ("id", "paired")
 
 
 @dataclass(frozen=True)
@@ -22,25 +27,32 @@ class Options:
 
     Attributes:
         micro_slices: micro-slices per expert and die; None: chosen by the strategy and reported.
-        placement: home dies of EP's experts, "contiguous" or "round-robin".
+        placement: home dies of EP's experts (``PLACEMENTS``); "balanced" needs ``training``; "best": every one that
+            can be had is simulated and the fastest reported.
+        order: in which order EP and TP take the experts, "id" or "paired" (hot and cold ones in turn).
         rings: logical rings that FSE-DP's micro-slices take in turn: 1 one ring in one direction, 2 in both, 4 also the
             ring along the columns of the mesh in both.
         redispatch: FSE-DP first re-dispatches tokens, so that each die has about the same number of every expert.
         decision_ps: time that one scheduling decision takes.
+        training: the part of a trace on which placements are fitted; never the part that is simulated.
     """
 
     micro_slices: int | None = None
-    placement: str = "round-robin"
+    placement: str = "best"
+    order: str = "id"
     rings: int = 4
     redispatch: bool = False
     decision_ps: int = 0
+    training: RoutingTrace | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.micro_slices is not None and self.micro_slices < 1:
             raise WorkloadError(f"micro_slices is {self.micro_slices}; it must be at least 1 (or left out)")
-        if self.placement not in ("contiguous", "round-robin"):
-            raise WorkloadError(f"placement is '{self.placement}'; allowed: contiguous, round-robin")
+        if self.placement not in (*PLACEMENTS, "best"):
+            raise WorkloadError(f"placement is '{self.placement}'; allowed: {', '.join(PLACEMENTS)}, best")
+        if self.order not in ORDERS:
+            raise WorkloadError(f"order is '{self.order}'; allowed: {', '.join(ORDERS)}")
         if self.rings not in (1, 2, 4):
             raise WorkloadError(f"rings is {self.rings}; allowed: 1, 2, 4")
         if self.decision_ps < 0:
@@ -57,6 +69,8 @@ class Plan:
         buffer_bytes: int64 [dies, 2], weight and token buffer that the strategy was given.
         passes: passes over the tokens; weights are loaded once per pass.
         ddr_layout: where the weights lie, in words.
+        prefetch: how far loads run ahead of computes, in words.
+        die_of_token: where the tokens start and end, int64 [tokens], if the strategy chooses; None: as spread.
         notes: choices made that a reader of the result needs.
     """
 
@@ -68,42 +82,63 @@ class Plan:
     buffer_bytes: Ints
     passes: int
     ddr_layout: str
+    prefetch: str = "as far as the weight buffer has room"
+    die_of_token: Ints | None = None
     notes: tuple[str, ...] = field(default=())
 
 
 class InOrder:
-    """Admits a prologue at once, then groups in order, at most ``window`` of a queue at a time, phase after phase.
+    """Admits a prologue at once, then groups in order, so many of a queue at a time, phase after phase.
 
     Args:
         prologue: groups admitted first.
         phases: for each phase (a pass over the tokens) a list of queues, each a list of groups in order. A phase starts
-            when the one before has completed.
+            when the one before has completed. The queues get their turns round-robin. A group may stand in several
+            queues: it starts when it is the next of each; such groups must have the same order in all of them.
+        window: groups of a queue that may run at once; one number for all queues, or one for each.
     """
 
-    def __init__(self, prologue: Sequence[int], phases: Sequence[Sequence[Sequence[int]]], window: int) -> None:
+    def __init__(
+        self, prologue: Sequence[int], phases: Sequence[Sequence[Sequence[int]]], window: int | Sequence[int]
+    ) -> None:
         self._prologue = list(prologue)
-        self._phases = [[list(queue) for queue in phase] for phase in phases]
-        self._running: list[list[int]] = [[] for _ in self._phases[0]] if self._phases else []
+        self._phases = [[deque(queue) for queue in phase] for phase in phases]
         self._window = window
-        self._phase = 0
+        self._phase = -1
+        self._next_phase()
+
+    def _next_phase(self) -> None:
+        self._phase += 1
+        self._queues = self._phases[self._phase] if self._phase < len(self._phases) else []
+        self._running: list[list[int]] = [[] for _ in self._queues]
+        self._windows = [self._window] * len(self._queues) if isinstance(self._window, int) else list(self._window)
+        self._queues_of: dict[int, list[int]] = {}
+        for number, queue in enumerate(self._queues):
+            for group in queue:
+                self._queues_of.setdefault(group, []).append(number)
 
     def decide(self, view: View) -> Iterable[int]:
         """Groups that fit the windows now."""
         picked, self._prologue = self._prologue, []
         state = view.group_state
-        if self._phase >= len(self._phases):
-            return picked
-        self._running = [[g for g in queue if state[g] != COMPLETE] for queue in self._running]
-        if not any(self._running) and not any(self._phases[self._phase]):
-            self._phase += 1
-            if self._phase == len(self._phases):
-                return picked
-            self._running = [[] for _ in self._phases[self._phase]]
-        for queue, running in zip(self._phases[self._phase], self._running, strict=True):
-            while queue and len(running) < self._window:
-                running.append(queue.pop(0))
-                picked.append(running[-1])
+        self._running = [[g for g in running if state[g] != COMPLETE] for running in self._running]
+        if self._queues and not any(self._running) and not any(self._queues):
+            self._next_phase()
+        more = True
+        while more:
+            more = False
+            for queue in self._queues:
+                if queue and all(self._may_start(queue[0], number) for number in self._queues_of[queue[0]]):
+                    group = queue[0]
+                    for number in self._queues_of[group]:
+                        self._queues[number].popleft()
+                        self._running[number].append(group)
+                    picked.append(group)
+                    more = True
         return picked
+
+    def _may_start(self, group: int, number: int) -> bool:
+        return self._queues[number][0] == group and len(self._running[number]) < self._windows[number]
 
 
 def any_pending(view: View, groups: Sequence[int]) -> bool:
@@ -111,7 +146,34 @@ def any_pending(view: View, groups: Sequence[int]) -> bool:
     return any(view.group_state[g] == ADMITTED for g in groups)
 
 
+def in_order(token_counts: Sequence[int], options: Options) -> list[int]:
+    """Activated experts in the order that the options ask for."""
+    return (paired_order if options.order == "paired" else id_order)(token_counts)
+
+
 def cut(columns: int, parts: int) -> Ints:
     """Boundaries of ``parts`` column ranges that differ by at most one column, int64 [min(parts, columns) + 1]."""
     parts = max(1, min(parts, columns))
     return np.arange(parts + 1, dtype=np.int64) * columns // parts
+
+
+def cut_many(first: Ints, last: Ints, parts: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Cut n column ranges into ``parts`` each that differ by at most one column; no part is empty.
+
+    Args:
+        first, last, parts: int64 [n]; range i has columns ``first[i]`` to ``last[i]`` - 1 and at least ``parts[i]``.
+
+    Returns:
+        nth, range, first, last of every part in order, int64 [parts.sum()] each.
+    """
+    index = np.repeat(np.arange(parts.size, dtype=np.int64), parts)
+    nth = ranks_within(index)
+    start, width, n = first[index], (last - first)[index], parts[index]
+    return nth, index, start + np.floor_divide(nth * width, n), start + np.floor_divide((nth + 1) * width, n)
+
+
+def ranks_within(key: Ints) -> Ints:
+    """Place of each entry within its run of equal keys, int64; equal keys must be adjacent."""
+    starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1]))) if key.size else np.empty(0, dtype=np.int64)
+    size = np.diff(np.append(starts, key.size))
+    return np.arange(key.size, dtype=np.int64) - np.repeat(starts, size)

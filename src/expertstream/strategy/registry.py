@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from expertstream.errors import ConfigError, nearest
 from expertstream.strategy.base import Strategy
-from expertstream.strategy.ep import plan_ep, plan_ep_streamed
+from expertstream.strategy.ep import placements, plan_ep, plan_ep_replicated, plan_ep_streamed, plan_hydra
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
 from expertstream.strategy.token_ring import plan_token_ring
 from expertstream.strategy.tp import plan_tp
@@ -18,8 +18,15 @@ GROUP = "expertstream.strategies"
 
 
 BUILT_IN = (
-    Strategy("ep", "experts at home dies, whole experts double-buffered in extra SRAM", plan_ep),
-    Strategy("ep-streamed", "experts at home dies, weights in micro-slices, the package's own SRAM", plan_ep_streamed),
+    Strategy("ep", "experts at home dies, whole experts double-buffered in extra SRAM", plan_ep, placements),
+    Strategy(
+        "ep-streamed",
+        "experts at home dies, weights in micro-slices, the package's own SRAM",
+        plan_ep_streamed,
+        placements,
+    ),
+    Strategy("ep-replicated", "ep with hot experts on several dies", plan_ep_replicated, fitted=True),
+    Strategy("hydra", "ep with experts placed by popularity and affinity between layers", plan_hydra, fitted=True),
     Strategy("tp", "d_ffn split over all dies, tokens gathered, partial sums reduce-scattered", plan_tp),
     Strategy("fse-dp-naive", "phase-wise ring of whole slices (A1)", plan_naive),
     Strategy("fse-dp-naive-tokens", "its dual: slices stay, tokens go round the ring", plan_token_ring),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from expertstream.errors import TraceError, nearest
 from expertstream.trace import npz, parquet
+from expertstream.trace.split import split
 
 Mix = Literal["round-robin", "single-request"]
 MAX_EXPERTS = 2**15  # ids are int16
@@ -48,6 +49,7 @@ class Routing:
         experts: int16 [tokens, k], distinct per token. weights: float32 [tokens, k], gate weights.
         request: int32 [tokens]. layer: the model's layer number.
         source: where it comes from; ``synthetic``: whether it was generated.
+        before: int16 [tokens, k], the same tokens' experts at layer - 1; None where that layer is not recorded.
     """
 
     experts: NDArray[np.int16]
@@ -57,6 +59,7 @@ class Routing:
     n_experts: int
     source: str
     synthetic: bool
+    before: NDArray[np.int16] | None = None
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -205,6 +208,7 @@ class RoutingTrace:
             raise TraceError(f"{self.source}: layer {layer} is not in the trace; it has {_ranges(self.layer_index)}")
         pick = self.tokens_of(tokens, mix=mix, offset=offset, request=request)
         at = int(np.flatnonzero(self.layer_index == layer)[0])
+        before = np.flatnonzero(self.layer_index == layer - 1)
         experts = self.experts[pick, at]
         uniform = np.full(experts.shape, 1 / self.top_k, dtype=np.float32)
         return Routing(
@@ -215,7 +219,12 @@ class RoutingTrace:
             n_experts=self.n_experts,
             source=self.source,
             synthetic=self.synthetic,
+            before=self.experts[pick, int(before[0])] if before.size else None,
         )
+
+    def split(self, *, share: float = 0.5, least: int = 1) -> tuple[RoutingTrace, RoutingTrace]:
+        """A training and an evaluation part, by requests; see ``trace.split.split``. Raises TraceError."""
+        return split(self, share=share, least=least)
 
     def tokens_of(
         self, tokens: int, *, mix: Mix = "round-robin", offset: int = 0, request: int | None = None
