@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
+from expertstream.documents import load_model as load_model
+from expertstream.documents import load_package as load_package
+from expertstream.documents import load_technology as load_technology
 from expertstream.errors import ConfigError, TraceError
 from expertstream.model import MoEModel
-from expertstream.package import Package
-from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
 from expertstream.strategy import Options
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
 from expertstream.units import parse_time_ps
@@ -60,27 +60,6 @@ ProveOption = Annotated[
     bool, typer.Option("--prove", help="Replay the timeline on random weights against the dense layer.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else.")]
-
-
-def load_model(text: str) -> MoEModel:
-    """A preset's name, a config.json (or its folder), or a YAML file. Raises ConfigError."""
-    if text not in MoEModel.preset_names() and _is_path(text, (".json", ".yaml", ".yml")):
-        return MoEModel.from_yaml(text) if text.endswith((".yaml", ".yml")) else MoEModel.from_hf_config(text)
-    return MoEModel.preset(text)
-
-
-def load_package(text: str) -> Package:
-    """A preset's name or a YAML file. Raises ConfigError."""
-    if text not in Package.preset_names() and _is_path(text, (".yaml", ".yml")):
-        return Package.from_yaml(text)
-    return Package.preset(text)
-
-
-def load_technology(text: str = DEFAULT_TECHNOLOGY) -> Technology:
-    """A preset's name or a YAML file. Raises ConfigError."""
-    if text not in Technology.preset_names() and _is_path(text, (".yaml", ".yml")):
-        return Technology.from_yaml(text)
-    return Technology.preset(text)
 
 
 def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence[int] | None = None) -> RoutingTrace:
@@ -157,10 +136,6 @@ def numbers(text: str, option: str, *, least: int) -> list[int]:
 def names(text: str) -> list[str]:
     """Names separated by commas, each once."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:
-    return text.endswith(suffixes) or os.sep in text or (text != "" and Path(text).exists())
 
 
 def _span(values: Sequence[int]) -> str:

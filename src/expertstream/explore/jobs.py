@@ -1,0 +1,219 @@
+"""Points as jobs: what a worker needs to run each, and the content hash that tells points apart."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel
+
+from expertstream.documents import load_model, load_package, load_technology
+from expertstream.errors import ConfigError, ExpertStreamError
+from expertstream.explore.fields import DOCUMENTS, Value, change_model, value_of
+from expertstream.explore.spec import Base, SweepSpec
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.package.technology import Technology
+from expertstream.trace import Routing, RoutingTrace, packaged_trace
+
+FORMAT: Final = "1"  # part of every hash; raised when rows come to mean something else
+Values = tuple[Value, ...]
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One point: its number in the exploration, its content hash, the values of the varied fields; keys of inputs."""
+
+    number: int
+    hash: str
+    values: Values
+    model: Key
+    routing: Key
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs that a worker runs in one go, with all that they need (nothing is read from a worker's disk).
+
+    Attributes:
+        fields: paths of the varied fields. fixed: the other inputs, by path. limits: conditions on the results.
+        models, routings: by the jobs' keys; a text is the reason why there is none. packages, technologies: by name.
+    """
+
+    jobs: tuple[Job, ...]
+    fields: tuple[str, ...]
+    fixed: dict[str, Value]
+    limits: tuple[str, ...]
+    models: dict[Key, MoEModel | str]
+    routings: dict[Key, Routing | str]
+    packages: dict[str, Package]
+    technologies: dict[str, Technology]
+
+
+@dataclass
+class Inputs:
+    """Loads each document, trace and routing once, and makes jobs of points.
+
+    Raises:
+        ConfigError: a model, package or technology cannot be read.
+        TraceError: a trace cannot be read.
+    """
+
+    spec: Base
+    documents: dict[str, dict[str, BaseModel]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Load what the specification names, so that a missing file is known before anything runs."""
+        self.fields = tuple(self.spec.fields)
+        self.fixed = self.spec.fixed()
+        axes = {axis.path: axis for axis in self.spec.axes}
+        load = {"model": load_model, "package": load_package, "technology": load_technology}
+        for root in DOCUMENTS:
+            names = axes[root].values if root in axes else (self.fixed[root],)
+            self.documents[root] = {str(name): load[root](str(name)) for name in names}
+        traces = axes["trace"].values if "trace" in axes else (self.fixed["trace"],)
+        self._traces: dict[Any, RoutingTrace] = {name: RoutingTrace.load(str(name)) for name in traces if name}
+        self._models: dict[Key, MoEModel | str] = {}
+        self._routings: dict[Key, Routing | str] = {}
+        self._digests: dict[Key, str] = {}
+        self._where = self.spec.conditions()
+
+    def digests(self) -> list[str]:
+        """Hashes of the contents of all documents and traces."""
+        texts = [_digest(doc.model_dump_json()) for docs in self.documents.values() for doc in docs.values()]
+        return texts + [_digest(trace.experts.tobytes()) for trace in self._traces.values()]
+
+    def allowed(self, values: Values) -> bool:
+        """Whether a point fulfils every condition of ``where``."""
+        if not self._where:
+            return True
+        point = self.fixed | dict(zip(self.fields, values, strict=True))
+        return all(condition.holds(lambda path: self.value(point, path)) for condition in self._where)
+
+    def value(self, point: dict[str, Value], path: str) -> Value:
+        """Value of any field at a point."""
+        if path in point:
+            return point[path]
+        root, _, rest = path.partition(".")
+        return value_of(self.documents[root][str(point[root])], rest) if root in DOCUMENTS else None
+
+    def job(self, number: int, values: Values) -> Job:
+        """The job of a point."""
+        point = self.fixed | dict(zip(self.fields, values, strict=True))
+        changes = {path: value for path, value in point.items() if path.startswith("model.")}
+        model_key: Key = (point["model"], *changes.items())
+        if model_key not in self._models:
+            self._models[model_key] = _or_reason(lambda: self._model(point, changes))
+            self._digests[model_key] = _digest(_json(self._models[model_key]))
+        routing_key: Key = (point["trace"] or model_key, point["tokens"], point["layer"], point["mix"])
+        if routing_key not in self._routings:
+            self._routings[routing_key] = _or_reason(lambda: self._routing(point, model_key))
+            self._digests[routing_key] = _digest(_json(self._routings[routing_key]))
+        rest = {path: value for path, value in point.items() if path not in ("trace", "layer", "mix", *changes)}
+        for root in DOCUMENTS[1:]:
+            rest[root] = self._document_digest(root, str(point[root]))
+        rest["model"], rest["routing"] = self._digests[model_key], self._digests[routing_key]
+        content = json.dumps([FORMAT, sorted(rest.items(), key=lambda item: item[0])])
+        return Job(number, _digest(content), values, model_key, routing_key)
+
+    def batch(self, jobs: Sequence[Job]) -> Batch:
+        """Jobs with what they need."""
+        return Batch(
+            jobs=tuple(jobs),
+            fields=self.fields,
+            fixed=self.fixed,
+            limits=self.spec.limits,
+            models={job.model: self._models[job.model] for job in jobs},
+            routings={job.routing: self._routings[job.routing] for job in jobs},
+            packages=self.documents["package"],  # type: ignore[arg-type]
+            technologies=self.documents["technology"],  # type: ignore[arg-type]
+        )
+
+    def _document_digest(self, root: str, name: str) -> str:
+        key = (root, name)
+        if key not in self._digests:
+            self._digests[key] = _digest(self.documents[root][name].model_dump_json())
+        return self._digests[key]
+
+    def _model(self, point: dict[str, Value], changes: dict[str, Value]) -> MoEModel:
+        model = self.documents["model"][str(point["model"])]
+        assert isinstance(model, MoEModel)
+        return change_model(model, {path.removeprefix("model."): value for path, value in changes.items()})
+
+    def _routing(self, point: dict[str, Value], model_key: Key) -> Routing:
+        model = self._models[model_key]
+        if isinstance(model, str):
+            raise ConfigError(model)
+        if point["trace"]:
+            trace = self._traces[point["trace"]]
+            trace.check_fits(model)
+        else:
+            trace = self._traces.setdefault(model_key, packaged_trace(model))
+        layers = trace.layer_index
+        layer = int(layers[layers.size // 2]) if point["layer"] is None else int(point["layer"])
+        return trace.iteration(int(point["tokens"] or 0), layer, mix=point["mix"])  # type: ignore[arg-type]
+
+
+def points_of(spec: SweepSpec) -> Iterator[tuple[int, Values]]:
+    """Numbered points of a sweep, in order; those of random modes are the same for the same seed."""
+    axes = spec.axes
+    if spec.mode == "grid":
+        return enumerate(itertools.product(*(axis.grid() for axis in axes)))
+    if spec.mode == "zip":
+        return enumerate(zip(*(axis.grid() for axis in axes), strict=True))
+    rng, n = np.random.default_rng(spec.seed), int(spec.points or 0)
+    shares = rng.random((n, len(axes)))
+    if spec.mode == "latin-hypercube":  # each axis is cut into n equal parts, and each part is met once
+        for column in range(len(axes)):
+            shares[:, column] = (rng.permutation(n) + shares[:, column]) / n
+    return enumerate(tuple(axis.at(float(u)) for axis, u in zip(axes, row, strict=True)) for row in shares)
+
+
+def jobs_of(inputs: Inputs, points: Iterable[tuple[int, Values]]) -> list[Job]:
+    """Jobs of the points that fulfil the conditions, each content once.
+
+    Raises:
+        ConfigError: no point is left.
+    """
+    seen: set[str] = set()
+    jobs, total = [], 0
+    for number, values in points:
+        total += 1
+        if not inputs.allowed(values):
+            continue
+        job = inputs.job(number, values)
+        if job.hash not in seen:
+            seen.add(job.hash)
+            jobs.append(job)
+    if not jobs:
+        raise ConfigError(
+            f"the conditions of 'where' leave none of {total} points; they may contradict one another: "
+            + "; ".join(inputs.spec.where)
+        )
+    return jobs
+
+
+def _or_reason(make: Any) -> Any:
+    try:
+        return make()
+    except ExpertStreamError as error:
+        return str(error)
+
+
+def _json(value: MoEModel | Routing | str) -> str:
+    if isinstance(value, MoEModel):
+        return value.model_dump_json()
+    if isinstance(value, str):
+        return value
+    arrays = _digest(value.experts.tobytes() + value.weights.tobytes())
+    return json.dumps([arrays, list(value.experts.shape), value.n_experts, value.layer])
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:32]

@@ -1,0 +1,96 @@
+"""What a worker does: run a batch of points and return their rows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from expertstream.errors import ExpertStreamError
+from expertstream.explore.expressions import Expression
+from expertstream.explore.fields import Value, change_package, change_technology, field_paths, value_of
+from expertstream.explore.jobs import Batch, Job
+from expertstream.explore.rows import FAILED, OK, Row, result_columns, result_row, schema
+from expertstream.model import MoEModel
+from expertstream.simulate import simulate
+from expertstream.strategy import Options
+
+
+@dataclass(frozen=True)
+class Done:
+    """Rows of a batch, and how long they took."""
+
+    rows: pa.Table
+    seconds: float
+
+
+def run_batch(batch: Batch) -> Done:
+    """Run every job of a batch; a failure is a row with its message."""
+    began = time.perf_counter()
+    limits = tuple(Expression(text, [*result_columns(), *field_paths()]) for text in batch.limits)
+    rows = [_run(batch, job, limits) for job in batch.jobs]
+    table = pa.Table.from_pylist(rows, schema=schema(batch.fields))
+    return Done(table, time.perf_counter() - began)
+
+
+def failed_rows(batch: Batch, message: str) -> pa.Table:
+    """Rows of a batch that no worker could run."""
+    return pa.Table.from_pylist([_failed(batch, job, message) for job in batch.jobs], schema=schema(batch.fields))
+
+
+def _run(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
+    try:
+        return _simulated(batch, job, limits)
+    except ExpertStreamError as error:
+        return _failed(batch, job, str(error))
+    except Exception as error:  # one bad point must not end a sweep of a million
+        return _failed(batch, job, f"{type(error).__name__}: {error}")
+
+
+def _simulated(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
+    point = batch.fixed | dict(zip(batch.fields, job.values, strict=True))
+    model, routing = batch.models[job.model], batch.routings[job.routing]
+    for needed in (model, routing):
+        if isinstance(needed, str):
+            return _failed(batch, job, needed)
+    assert isinstance(model, MoEModel)
+    package = change_package(batch.packages[str(point["package"])], _below("package", point))
+    technology = change_technology(batch.technologies[str(point["technology"])], _below("technology", point))
+    chosen = _below("options", point)
+    result = simulate(
+        model,
+        package,
+        routing,  # type: ignore[arg-type]
+        str(point["strategy"]),
+        spread=point["spread"],  # type: ignore[arg-type]
+        options=Options(
+            micro_slices=chosen.get("micro_slices"),  # type: ignore[arg-type]
+            placement=str(chosen.get("placement", "round-robin")),
+            decision_ps=int(chosen.get("decision_time") or 0),
+        ),
+        technology=technology,
+    )
+    results = result_row(result.metrics, model, result.workload.n_tokens)
+    documents = {"model": model, "package": package, "technology": technology}
+
+    def lookup(path: str) -> Value:
+        if path in results:
+            return results[path]  # type: ignore[no-any-return]
+        root, _, rest = path.partition(".")
+        return value_of(documents[root], rest) if path not in point and root in documents else point.get(path)
+
+    feasible = all(limit.holds(lookup) for limit in limits)
+    return _inputs(batch, job) | {"status": OK, "feasible": feasible} | results
+
+
+def _failed(batch: Batch, job: Job, message: str) -> Row:
+    return _inputs(batch, job) | {"status": FAILED, "message": message, "feasible": False}
+
+
+def _inputs(batch: Batch, job: Job) -> Row:
+    return {"point": job.number, "hash": job.hash, **dict(zip(batch.fields, job.values, strict=True))}
+
+
+def _below(root: str, point: dict[str, Value]) -> dict[str, Value]:
+    return {path.removeprefix(f"{root}."): value for path, value in point.items() if path.startswith(f"{root}.")}

@@ -1,0 +1,199 @@
+"""Sweeps as a user meets them: the program, killed and continued, on processes and on a Dask cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from expertstream.cli.main import run
+from expertstream.explore import load_sweep, make_executor, sweep
+from tests.needs import needs_module
+
+PROGRAM = [sys.executable, "-m", "expertstream"]
+SPEC = """\
+model: phi-3.5-moe
+fields:
+  tokens: {from: 1, to: 160, steps: 160}
+where: ["tokens != 7"]
+limits: ["die_area_mm2 <= 30"]
+"""
+POINTS = 159
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    file = tmp_path / "small.yaml"
+    file.write_text(SPEC)
+    return file
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """results.parquet of the serial executor."""
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "small.yaml").write_text(SPEC)
+    sweep(load_sweep(folder / "small.yaml"), folder / "out", make_executor("serial"))
+    return (folder / "out/results.parquet").read_bytes()
+
+
+def _rows(folder: Path) -> list[str]:
+    """Hashes of all rows in the shards, repeated ones as often as they are there."""
+    files = (folder / "shards").glob("*.parquet")
+    return [key for file in files for key in pq.read_table(file)["hash"].to_pylist()]
+
+
+def _wait_for(what: object, seconds: float = 60) -> None:
+    assert callable(what)
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+def test_the_program_sweeps_and_says_what_it_found(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text("model: phi-3.5-moe\nfields: {tokens: [4, 8], package.die.weight_buffer: [1 KiB, 8 MiB]}\n")
+    arguments = ["sweep", str(spec), "--output", str(spec.parent / "out"), "--executor", "serial"]
+    assert run(arguments) == 0
+    output = capsys.readouterr()
+    assert "4 points (4 run now), 2 feasible, 2 failed" in output.out
+    assert "2 failed: the weight buffer of a die is 1 KiB" in output.err
+    assert run([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {
+        "results": str(spec.parent / "out/results.parquet"),
+        "points": 4,
+        "ran": 0,
+        "failed": 2,
+        "feasible": 2,
+    }
+
+
+def test_killed_by_kill_9_it_goes_on_with_nothing_lost_and_nothing_stored_twice(spec: Path, reference: bytes) -> None:
+    out = spec.parent / "out"
+    command = [*PROGRAM, "sweep", str(spec), "--output", str(out), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    shards = out / "shards"
+    _wait_for(lambda: shards.is_dir() and len(list(shards.glob("*.parquet"))) >= 1)
+    children = _workers_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = _rows(out)
+    assert 0 < len(kept) < POINTS
+    assert not (out / "results.parquet").exists()
+    _wait_for(lambda: not any(_alive(pid) for pid in children))  # no worker outlives the program
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["ran"] == POINTS - len(kept)
+    rows = _rows(out)
+    assert len(rows) == len(set(rows)) == POINTS
+    assert (out / "results.parquet").read_bytes() == reference
+
+
+def _workers_of(pid: int) -> list[int]:
+    """Worker processes of a running sweep."""
+    listed = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, text=True, check=True)
+    return [int(child) for child in listed.stdout.split()]
+
+
+def _alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
+
+
+def test_a_worker_process_that_dies_costs_no_row(spec: Path, reference: bytes) -> None:
+    out = spec.parent / "out"
+    process = subprocess.Popen([*PROGRAM, "sweep", str(spec), "-o", str(out), "-j", "2"], stdout=subprocess.DEVNULL)
+    shards = out / "shards"
+    _wait_for(lambda: shards.is_dir() and len(list(shards.glob("*.parquet"))) >= 1)
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+    assert process.wait(120) == 0
+    assert (out / "results.parquet").read_bytes() == reference
+
+
+@contextmanager
+def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler and workers on loopback: its address, and the workers' processes."""
+    dask = [sys.executable, "-m", "dask"]
+    started: list[subprocess.Popen[bytes]] = []
+    file = folder / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    try:
+        options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+        started.append(subprocess.Popen([*dask, "scheduler", *options], **quiet))  # type: ignore[call-overload]
+        _wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
+        address = json.loads(file.read_text())["address"]
+        options = [address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        options += ["--local-directory", str(folder)]
+        started += [subprocess.Popen([*dask, "worker", *options], **quiet) for _ in range(workers)]  # type: ignore[call-overload]
+        yield address, started[1:]
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(30)
+
+
+def test_dask_gives_the_same_bytes_though_a_worker_is_killed_half_way(spec: Path, reference: bytes) -> None:
+    needs_module("distributed", "explore")
+    out = spec.parent / "out"
+    with _cluster(spec.parent, 2) as (address, workers):
+        command = [*PROGRAM, "sweep", str(spec), "-o", str(out), "--executor", "dask", "--address", address, "--json"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _wait_for(lambda: process.poll() is not None or (out.is_dir() and len(_rows(out)) > 0))
+        workers[0].kill()
+        killed_at = len(_rows(out))
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr.decode()
+        assert killed_at < POINTS
+    assert json.loads(stdout) | {"results": ""} == {
+        "results": "",
+        "points": POINTS,
+        "ran": POINTS,
+        "failed": 0,
+        "feasible": POINTS,
+    }
+    assert (out / "results.parquet").read_bytes() == reference
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ("", ["--executor", "slurm"], "--executor 'slurm' is unknown; allowed: serial, processes, dask"),
+        ("", ["--address", "tcp://127.0.0.1:1"], "--address is for --executor dask, not processes"),
+        ("fields: {tokns: [1]}", [], "bad.yaml:2:10: fields.tokns: there is no field 'tokns'; did you mean 'tokens'?"),
+    ],
+)
+def test_bad_calls(
+    tmp_path: Path, change: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(f"model: phi-3.5-moe\n{change or 'fields: {tokens: [1]}'}\n")
+    assert run(["sweep", str(file), "-o", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dask_address_without_a_scheduler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_module("distributed", "explore")
+    monkeypatch.setattr("expertstream.explore.executors.WAIT_S", 1)
+    file = tmp_path / "one.yaml"
+    file.write_text("model: phi-3.5-moe\nfields: {tokens: [1]}\n")
+    for address in ("tcp://127.0.0.1:1", "nowhere"):
+        assert run(["sweep", str(file), "-o", str(tmp_path / "out"), "-e", "dask", "--address", address]) == 2
+        error = capsys.readouterr().err
+        assert f"cannot reach a Dask scheduler at '{address}'" in error
+        assert "start one with 'dask scheduler' and give its address, such as tcp://127.0.0.1:8786" in error

@@ -1,0 +1,75 @@
+"""Constraint expressions: what they mean, and that nothing but conditions gets through."""
+
+from __future__ import annotations
+
+import pytest
+
+from expertstream.errors import ConfigError
+from expertstream.explore.expressions import Expression
+
+VALUES = {"tokens": 64, "strategy": "ep", "package.die.weight_buffer": 14 << 20, "package.d2d.bandwidth": 288 * 10**9}
+
+
+def holds(text: str) -> bool:
+    return Expression(text, VALUES).holds(VALUES.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("package.die.weight_buffer <= 14 MiB", True),
+        ("package.die.weight_buffer < 14 MiB", False),
+        ("package.d2d.bandwidth == 288 GB/s", True),
+        ("package.d2d.bandwidth / 4 >= 72 GB/s and not tokens < 64", True),
+        ("strategy == 'ep' or tokens > 100", True),
+        ("strategy in ('tp', 'fse-dp')", False),
+        ("16 <= tokens < 64", False),
+        ("min(tokens, 10) + max(1, 2) * ceil(0.5) == 12", True),
+        ("tokens % 3 == 1 and -tokens // 10 == -7", True),
+        ("log2(tokens) == 6", True),
+    ],
+)
+def test_conditions(text: str, expected: bool) -> None:
+    assert holds(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tokns < 3", "'tokns < 3' names 'tokns', which is unknown; did you mean 'tokens'?"),
+        ("tokens <", "'tokens <' cannot be read; write for example 'package.die.weight_buffer <= 14 MiB'"),
+        ("tokens < 3 parsec", "'3 parsec' is no quantity; units are such as MiB, GB/s, ns and MHz"),
+        ("__import__('os').system('true')", "uses Call, which is not allowed"),
+        ("tokens.__class__ == 1", "names 'tokens.__class__', which is unknown"),
+        ("(lambda: 1)()", "uses Call, which is not allowed"),
+        ("[t for t in (1, 2)]", "uses ListComp, which is not allowed"),
+        ("tokens ** 99 > 1", "uses BinOp, which is not allowed"),
+        ("tokens[0] == 1", "uses Subscript, which is not allowed"),
+        ("f'{tokens}' == '1'", "uses JoinedStr, which is not allowed"),
+        ("(a := 3) > 1", "uses NamedExpr, which is not allowed"),
+        ("tokens > 1 " * 100, "at most 1000 are allowed"),
+    ],
+)
+def test_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Expression(text, VALUES)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["'a' * 999999999 == 'b'", "tokens / 0 > 1", "strategy < 3", "log2(0) < 1"])
+def test_what_cannot_be_worked_out_is_one_message(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be worked out"):
+        holds(text)
+
+
+def test_violation_grows_with_the_distance_and_is_not_above_zero_where_it_holds() -> None:
+    def violation(text: str) -> float:
+        return Expression(text, VALUES).violation(VALUES.__getitem__)
+
+    assert violation("tokens <= 128") == -0.5
+    assert violation("tokens <= 32") == 1.0
+    assert violation("tokens >= 256") == 0.75
+    assert violation("tokens < 64") > 0
+    assert violation("tokens <= 64") == 0
+    assert violation("strategy == 'tp'") == 1.0
+    assert violation("strategy == 'ep' and tokens == 64") == 0

@@ -1,0 +1,145 @@
+"""Specifications of sweeps: points, messages, and the content hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expertstream.errors import ConfigError
+from expertstream.explore import SweepSpec, load_search, load_sweep
+from expertstream.explore.fields import change_package, field_paths, kind_of, parse_value, text_of, value_of
+from expertstream.explore.jobs import Inputs, jobs_of, points_of
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.package.technology import Technology
+
+BASE = "model: phi-3.5-moe\n"
+
+
+def spec_of(tmp_path: Path, text: str) -> SweepSpec:
+    file = tmp_path / "spec.yaml"
+    file.write_text(BASE + text)
+    return load_sweep(file)
+
+
+def points(spec: SweepSpec) -> list[tuple[object, ...]]:
+    return [values for _, values in points_of(spec)]
+
+
+def test_every_field_can_be_read_from_its_document() -> None:
+    documents = {
+        "model": MoEModel.preset("deepseek-v2-lite"),
+        "package": Package.preset("3x3"),
+        "technology": Technology.preset("5nm"),
+    }
+    for path in field_paths():
+        root, _, rest = path.partition(".")
+        if rest and root in documents:
+            value = value_of(documents[root], rest)
+            assert value is None or isinstance(value, (kind_of(path), int)), path
+
+
+def test_values_are_brought_to_base_units_and_back() -> None:
+    assert parse_value("package.die.weight_buffer", "14 MiB") == 14 << 20
+    assert text_of("package.die.weight_buffer", 14 << 20) == "14 MiB"
+    assert text_of("package.channels.bandwidth", 48 * 10**9) == "48 GB/s"
+    assert text_of("tokens", 64) == "64"
+
+
+def test_a_change_of_the_channels_reaches_all_of_them() -> None:
+    changed = change_package(
+        Package.preset("test-chip-2x2"), {"channels.bandwidth": 10**9, "die.weight_buffer": 1 << 20}
+    )
+    assert [c.bandwidth_bytes_per_s for c in changed.channels] == [10**9] * 4
+    assert changed.die.weight_buffer_bytes == 1 << 20
+
+
+def test_grid_zip_and_ranges(tmp_path: Path) -> None:
+    fields = "fields: {tokens: [16, 64], package.die.weight_buffer: {from: 4 MiB, to: 16 MiB, steps: 3, scale: log}}\n"
+    assert points(spec_of(tmp_path, fields)) == [
+        (16, 4 << 20), (16, 8 << 20), (16, 16 << 20), (64, 4 << 20), (64, 8 << 20), (64, 16 << 20),
+    ]  # fmt: skip
+    both = "fields: {tokens: [16, 64], strategy: [ep, tp]}\nmode: zip\n"
+    assert points(spec_of(tmp_path, both)) == [(16, "ep"), (64, "tp")]
+
+
+def test_latin_hypercube_meets_every_part_once_and_the_seed_decides(tmp_path: Path) -> None:
+    text = "fields: {tokens: {from: 1, to: 1001}, package.channels.efficiency: {from: 0.1, to: 0.9}}\n"
+    spec = spec_of(tmp_path, text + "mode: latin-hypercube\npoints: 10\nseed: 3\n")
+    found = points(spec)
+    for column, low, width in ((0, 1, 100), (1, 0.1, 0.08)):
+        parts = sorted(int((float(str(values[column])) - low) / width + 1e-3) for values in found)
+        assert parts == list(range(10))
+    assert found == points(spec)
+    assert found != points(spec.model_copy(update={"seed": 4}))
+
+
+def test_the_hash_follows_the_content_not_the_place(tmp_path: Path) -> None:
+    one = spec_of(tmp_path, "fields: {tokens: [16, 64], strategy: [ep, tp]}\n")
+    other = spec_of(tmp_path, "fields: {tokens: [64], strategy: [tp]}\n")
+    hashes = {job.values: job.hash for job in jobs_of(Inputs(one), points_of(one))}
+    assert len(set(hashes.values())) == 4
+    assert [job.hash for job in jobs_of(Inputs(other), points_of(other))] == [hashes[(64, "tp")]]
+    changed = other.model_copy(update={"spread": "round-robin"})
+    assert [job.hash for job in jobs_of(Inputs(changed), points_of(changed))] != [hashes[(64, "tp")]]
+
+
+def test_equal_points_run_once_and_conditions_drop_points(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "fields: {tokens: {from: 1, to: 3}}\nmode: random\npoints: 50\n")
+    assert len(jobs_of(Inputs(spec), points_of(spec))) == 3
+    spec = spec_of(tmp_path, "fields: {tokens: [16, 64, 256]}\nwhere: ['tokens >= 16 * package.rows']\n")
+    assert [job.values for job in jobs_of(Inputs(spec), points_of(spec))] == [(64,), (256,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fields: {tokns: [16]}", ":2:10: fields.tokns: there is no field 'tokns'; did you mean 'tokens'?"),
+        ("fields: {package.die.weight_buffer: [14]}", "size 14 has no unit; write for example '14 MiB'"),
+        ("fields: {tokens: []}", "fields.tokens: tokens has no values; give at least one"),
+        ("fields: {}", "fields: no field is varied"),
+        ("tokens: 16", "key 'fields' is missing"),
+        ("fields: {strategy: [epp]}", "unknown strategy 'epp'; did you mean 'ep'?"),
+        ("fields: {tokens: {from: 1, to: 9}}", "tokens: a range in mode 'grid' needs steps"),
+        ("fields: {tokens: {from: 9, to: 1, steps: 3}}", "'from' must be below 'to'"),
+        ("fields: {strategy: {from: 1, to: 2, steps: 2}}", "strategy takes no numbers, so it needs a list of values"),
+        ("fields: {tokens: 16}", "tokens: give a list of values, or {from: ..., to: ..., steps: ...}, not 16"),
+        (
+            "fields: {tokens: [16, 32], strategy: [ep]}\nmode: zip",
+            "zip needs lists of one length; given: tokens 2",
+        ),
+        ("fields: {tokens: [16]}\nmode: random", "mode 'random' needs the number of points"),
+        ("fields: {tokens: [16]}\nwhere: [tokns < 3]", ":3:9: where.0: 'tokns < 3' names 'tokns'"),
+        ("fields: {tokens: [16]}\nlimits: [latencyps < 3]", "limits.0: 'latencyps < 3' names 'latencyps'"),
+        ("fields: {tokens: [16]}\nwher: []", "unknown key 'wher'; did you mean 'where'?"),
+        ("fields: {tokens: [16]}\nstrategy: epp", "strategy: unknown strategy 'epp'"),
+        ("fields: {tokens: {from: 1, to: 9000000, steps: 9000000}}", "the grid has more than 5000000 points"),
+    ],
+)
+def test_bad_specifications_get_one_message(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        spec_of(tmp_path, text + "\n")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_contradictory_conditions_are_an_error(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "fields: {tokens: [16, 64]}\nwhere: [tokens < 64, tokens > 16]\n")
+    with pytest.raises(ConfigError, match="leave none of 2 points; they may contradict one another: tokens < 64; tok"):
+        jobs_of(Inputs(spec), points_of(spec))
+
+
+def test_a_missing_package_file_is_known_before_anything_runs(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "fields: {package: [nowhere/mine.yaml]}\n")
+    with pytest.raises(ConfigError, match=r"cannot read 'nowhere/mine.yaml'"):
+        Inputs(spec)
+
+
+def test_objectives_must_be_results(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text(BASE + "fields: {tokens: [16, 64]}\nobjectives: {latency: minimize}\n")
+    with pytest.raises(
+        ConfigError, match=r":3:14: objectives.latency: 'latency' is no result; did you mean 'latency_ps'"
+    ):
+        load_search(file)

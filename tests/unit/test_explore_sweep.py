@@ -1,0 +1,179 @@
+"""Sweeps: rows, failures, resuming, damaged and foreign results, a full disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from expertstream.errors import ConfigError
+from expertstream.explore import SweepSpec, make_executor, sweep
+from expertstream.explore import store as store_module
+from expertstream.explore.executors import Serial
+from expertstream.explore.jobs import Batch, Inputs, jobs_of, points_of
+from expertstream.explore.store import Store
+from expertstream.explore.worker import Done, run_batch
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.simulate import simulate
+from expertstream.trace import packaged_trace
+
+FIELDS = {"tokens": [4, 8], "strategy": ["ep", "fse-dp"], "package.die.weight_buffer": ["1 KiB", "8 MiB"]}
+
+
+def spec(**changes: object) -> SweepSpec:
+    return SweepSpec.model_validate({"model": "olmoe-1b-7b", "fields": FIELDS, **changes})
+
+
+class Counting(Serial):
+    """Serial, in batches of one job, that stops after some of them."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.ran: list[int] = []
+        self._stop = stop_after
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
+        for batch in batches:
+            for job in batch.jobs:
+                if len(self.ran) == self._stop:
+                    raise KeyboardInterrupt
+                self.ran.append(job.number)
+                yield run_batch(type(batch)(**{**batch.__dict__, "jobs": (job,)}))
+
+
+def test_rows_are_what_simulate_says_and_failures_are_rows(tmp_path: Path) -> None:
+    found = sweep(spec(limits=["die_area_mm2 <= 30"]), tmp_path / "out", Serial())
+    rows = found.table.to_pylist()
+    assert [row["point"] for row in rows] == list(range(8))
+    assert found.ran == 8
+    model = MoEModel.preset("olmoe-1b-7b")
+    trace = packaged_trace(model)
+    for row in rows:
+        package = Package.preset("test-chip-2x2").replace(
+            **{"die.weight_buffer_bytes": row["package.die.weight_buffer"]}
+        )
+        if row["status"] == "failed":
+            assert row["package.die.weight_buffer"] == 1024
+            assert "buffer" in row["message"]
+            assert row["latency_ps"] is None
+            assert not row["feasible"]
+            continue
+        routing = trace.iteration(row["tokens"], int(trace.layer_index[trace.layer_index.size // 2]))
+        metrics = simulate(model, package, routing, row["strategy"]).metrics
+        assert row["latency_ps"] == metrics.latency_ps
+        assert row["energy_pj"] == metrics.energy.total_pj[1]
+        assert row["energy_pj_high"] == metrics.energy.total_pj[2]
+        assert row["die_area_mm2_low"] == metrics.area.total_mm2[0]
+        assert row["feasible"] == (metrics.area.total_mm2[1] <= 30)
+        shares = [row[f"stall_{cause}"] for cause in ("ddr", "d2d", "space", "other_die", "no_work")]
+        assert sum(shares) + row["utilisation"] == pytest.approx(1)
+    assert found.failed == sum(row["status"] == "failed" for row in rows) > 0
+    assert pq.read_table(tmp_path / "out/results.parquet").equals(found.table)
+
+
+def test_a_stopped_sweep_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
+    first = Counting(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(spec(), tmp_path / "out", first)
+    assert not (tmp_path / "out/results.parquet").exists()
+    second = Counting()
+    found = sweep(spec(), tmp_path / "out", second)
+    assert sorted(first.ran + second.ran) == list(range(8))
+    assert found.ran == 5
+    sweep(spec(), tmp_path / "whole", Serial())
+    assert (tmp_path / "out/results.parquet").read_bytes() == (tmp_path / "whole/results.parquet").read_bytes()
+    third = Counting()
+    sweep(spec(), tmp_path / "out", third)
+    assert third.ran == []
+
+
+def test_failed_points_run_again_only_when_asked(tmp_path: Path) -> None:
+    failed = sweep(spec(), tmp_path / "out", Serial()).failed
+    again = Counting()
+    found = sweep(spec(), tmp_path / "out", again, retry_failed=True)
+    assert len(again.ran) == failed
+    assert found.table.num_rows == 8
+
+
+def test_a_damaged_file_of_rows_is_run_again(tmp_path: Path) -> None:
+    sweep(spec(), tmp_path / "out", Counting())
+    whole = (tmp_path / "out/results.parquet").read_bytes()
+    shard = sorted((tmp_path / "out/shards").iterdir())[2]
+    shard.write_bytes(shard.read_bytes()[:100])
+    again = Counting()
+    found = sweep(spec(), tmp_path / "out", again)
+    assert found.damaged == (shard.name,)
+    assert len(again.ran) == 1
+    assert (tmp_path / "out/results.parquet").read_bytes() == whole
+
+
+def test_results_of_another_specification_are_refused(tmp_path: Path) -> None:
+    sweep(spec(), tmp_path / "out", Serial())
+    with pytest.raises(ConfigError) as caught:
+        sweep(spec(fields={"tokens": [4]}), tmp_path / "out", Serial())
+    assert str(caught.value) == (
+        f"'{tmp_path / 'out'}' holds results of another specification (it differs in: fields); give another --output, "
+        "or delete the folder"
+    )
+    document = json.loads((tmp_path / "out/spec.json").read_text())
+    (tmp_path / "out/spec.json").write_text(json.dumps(document | {"digest": "0"}))
+    with pytest.raises(ConfigError, match="a model, package or trace has changed"):
+        sweep(spec(), tmp_path / "out", Serial())
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    first = Store(tmp_path / "out", [], {"digest": "1"})
+    with pytest.raises(ConfigError, match="another run is writing to"):
+        Store(tmp_path / "out", [], {"digest": "1"})
+    first.close()
+    Store(tmp_path / "out", [], {"digest": "1"}).close()
+
+
+def test_a_full_disk_is_one_message_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def write(*args: object, **options: object) -> None:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(args)
+        pq.write_table(*args, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "pq", type("Full", (), {"write_table": write, "read_table": pq.read_table}))
+        with pytest.raises(ConfigError, match="No space left on device; 3 rows are safe, run the same command again"):
+            sweep(spec(), tmp_path / "out", Counting())
+    assert [file.suffix for file in (tmp_path / "out/shards").iterdir()] == [".parquet"] * 3
+    assert sweep(spec(), tmp_path / "out", Serial()).ran == 5
+
+
+def test_captured_traces_can_be_varied_and_too_many_tokens_are_failures(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.parquet"
+    packaged_trace(MoEModel.preset("olmoe-1b-7b")).save(trace)
+    found = sweep(spec(fields={"trace": [str(trace)], "tokens": [8, 99999]}), tmp_path / "out", Serial())
+    assert [row["status"] for row in found.table.to_pylist()] == ["ok", "failed"]
+    assert "99999 tokens were asked for" in found.table["message"].to_pylist()[1]
+
+
+def test_a_batch_carries_what_its_jobs_need_and_no_more() -> None:
+    wanted = spec(fields={"tokens": list(range(1, 30))})
+    inputs = Inputs(wanted)
+    jobs = jobs_of(inputs, points_of(wanted))
+    assert len(inputs.batch(jobs[:2]).routings) == 2
+    assert len(inputs.batch(jobs).routings) == 29
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "slurm"}, "--executor 'slurm' is unknown; allowed: serial, processes, dask"),
+        ({"kind": "serial", "address": "tcp://a:1"}, "--address is for --executor dask, not serial"),
+        ({"kind": "processes", "workers": 0}, "--workers is 0; it must be at least 1"),
+        ({"kind": "dask", "workers": 2, "address": "tcp://a:1"}, "--workers is for a cluster of this machine"),
+    ],
+)
+def test_bad_executors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_executor(**options)  # type: ignore[arg-type]
