@@ -53,8 +53,9 @@ def synthesize_command(
 ) -> None:
     """Write a synthetic trace: by a model's packaged calibration, or the twin of a captured trace.
 
-    Examples: expertstream trace synthesize qwen3-30b-a3b --requests 16 --tokens-per-request 256 --output trace.parquet;
-    expertstream trace synthesize --like capture.parquet --output twin.parquet
+    Example: expertstream trace synthesize qwen3-30b-a3b --requests 16 --tokens-per-request 256 --output trace.parquet
+
+    Twin: expertstream trace synthesize --like capture.parquet --output twin.parquet
     """
     given = [text for text in (model, named, like and str(like)) if text]
     if len(given) != 1:

@@ -166,9 +166,9 @@ def _fit_layer(
             break
         fine = np.linspace(0, 1, 101)
         miss = np.zeros_like(fine)
-        simulated = [sample.window_choices(mean, *_parts(share, shape, all_), shares) for share in _GRID]
-        for window, found in unions:
-            miss += (np.interp(fine, _GRID, [_activated(drawn, window) for drawn in simulated]) - found) ** 2
+        draws = [sample.window_choices(mean, *_parts(share, shape, all_), shares) for share in _GRID]
+        for window, measured in unions:
+            miss += (np.interp(fine, _GRID, [_activated(drawn, window) for drawn in draws]) - measured) ** 2
         share = float(fine[miss.argmin()])
     request, token = _parts(share, shape, all_)
     for _ in range(_ROUNDS):
