@@ -22,6 +22,7 @@ from expertstream.numerics import check_coverage, check_loads, prove
 from expertstream.package import Package, Topology
 from expertstream.package.technology import Technology
 from expertstream.renumber import on_the_damaged_package
+from expertstream.report.html import write_comparison_html, write_run_html
 from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, Strategy, blame, check_plan, get_strategy, strategy_names
 from expertstream.strategy.registry import BUILT_IN
@@ -110,6 +111,10 @@ class Result:
     def to_perfetto(self, path: str | os.PathLike[str]) -> None:
         """Write the timeline for ui.perfetto.dev; the file appears whole or not at all."""
         write_perfetto(self, Path(path))
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report of this run as one HTML file. Raises ConfigError if it cannot be written."""
+        write_run_html(self, path)
 
     def to_dict(self) -> Row:
         """Inputs and metrics as plain JSON types."""
@@ -228,6 +233,7 @@ class Comparison:
             split, or the options brought a training part of their own.
         left_out: fitted strategies that were not run where the trace could not be split, as (tokens, name).
         proof_error: largest error of the replays against the dense layer, None where they were not asked for.
+        rerun: simulates the run of a row again, as timelines are not kept; None: it is not known how.
     """
 
     baseline: str
@@ -236,6 +242,15 @@ class Comparison:
     training_tokens: dict[int, int] = field(default_factory=dict)
     left_out: tuple[tuple[int, str], ...] = ()
     proof_error: float | None = None
+    rerun: Callable[[Row], Result] | None = None
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as one HTML file: the table, and the runs at the most tokens of one layer in detail.
+
+        Raises:
+            ConfigError: there are no rows, or the file cannot be written.
+        """
+        write_comparison_html(self, path)
 
     def by_tokens(self) -> list[Row]:
         """Means over the layers of each (tokens, strategy): latency, gap, speed-up, nominal energy; peaks are maxima.
@@ -349,6 +364,14 @@ def compare(
     if progress:
         progress(len(jobs), len(jobs), "done")
     _add_speedups(rows, reference)
+    strategy_of = dict(zip(names, plans, strict=True))
+
+    def rerun(row: Row) -> Result:
+        evaluation, with_training = parts[row["tokens"]]
+        routing = evaluation.iteration(tokens=row["tokens"], layer=row["layer"], mix=mix)
+        strategy = strategy_of[row["strategy"]]
+        return simulate(model, package, routing, strategy, spread=spread, options=with_training, technology=technology)
+
     return Comparison(
         reference,
         tuple(rows),
@@ -356,6 +379,7 @@ def compare(
         training_tokens={n: trace.n_tokens - parts[n][0].n_tokens for n in tokens},
         left_out=tuple(left_out),
         proof_error=worst if proof else None,
+        rerun=rerun,
     )
 
 

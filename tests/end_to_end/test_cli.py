@@ -145,6 +145,14 @@ def test_compare_on_a_captured_trace_is_not_called_synthetic(small: str, capsys:
     assert "the trace has 40 tokens: comparing at 16" in captured.err
 
 
+def test_compare_writes_a_report(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", small, "--tokens", "4,8", "-s", "ep,tp", "--html", "all.html"]) == 0
+    assert "wrote all.html (open it in a browser)" in capsys.readouterr().err
+    text = Path("all.html").read_text()
+    assert text.count('<article class="run"') == 2
+    assert "At 8 tokens " in text
+
+
 def test_compare_on_a_package_of_your_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(PACKAGE)
     assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "--micro-slices", "1", "--spread", "round-robin"]) == 0
@@ -152,7 +160,24 @@ def test_compare_on_a_package_of_your_own(small: str, capsys: pytest.CaptureFixt
 
 
 def test_simulate_reports_everything(small: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["simulate", small, "--tokens", "16", "--layer", "2", "--prove", "--perfetto", "run.json"]) == 0
+    assert (
+        run(
+            [
+                "simulate",
+                small,
+                "--tokens",
+                "16",
+                "--layer",
+                "2",
+                "--prove",
+                "--perfetto",
+                "run.json",
+                "--html",
+                "run.html",
+            ]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     for word in (
         "SYNTHETIC",
@@ -171,6 +196,8 @@ def test_simulate_reports_everything(small: str, capsys: pytest.CaptureFixture[s
     ):
         assert word in captured.out
     assert "wrote run.json" in captured.err
+    assert "wrote run.html (open it in a browser)" in captured.err
+    assert "SYNTHETIC" in Path("run.html").read_text()
     assert json.loads(Path("run.json").read_text())["otherData"]["tokens"] == 16
 
 
@@ -234,9 +261,10 @@ def test_demo_writes_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert "SYNTHETIC" in out
     written = [line.split()[1] for line in out.splitlines() if line.startswith("wrote ")]
     assert sorted(written) == sorted(str(file) for file in Path("out/demo").iterdir())
-    assert {Path(name).suffix for name in written} == {".json", ".png"}
+    assert {Path(name).suffix for name in written} == {".html", ".json", ".png"}
     rows = json.loads(Path("out/demo/comparison.json").read_text())["by_tokens"]
     assert {row["tokens"] for row in rows} == {16, 64, 256}
+    assert "<!DOCTYPE html>" in Path("out/demo/comparison.html").read_text()
     assert Path("out/demo/comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -294,6 +322,14 @@ BAD = {
     "no folder": (["compare", "{model}", "-o", "no/c.json"], "cannot write 'no/c.json': there is no folder 'no'"),
     "a folder": (
         ["simulate", "{model}", "--perfetto", "."],
+        "cannot write '.': it is a folder; give the name of a file",
+    ),
+    "no folder for a report": (
+        ["compare", "{model}", "--html", "no/c.html"],
+        "cannot write 'no/c.html': there is no folder 'no'",
+    ),
+    "a folder as a report": (
+        ["simulate", "{model}", "--html", "."],
         "cannot write '.': it is a folder; give the name of a file",
     ),
     "trace name": (["trace", "synthesize", "{model}", "-o", "t.txt"], "it must end in .parquet"),
@@ -440,19 +476,3 @@ def test_no_folder_for_the_cache() -> None:
     assert "no writable folder" in done.stdout
     assert "set NUMBA_CACHE_DIR" in done.stderr
     assert "everything works" in done.stdout
-
-
-def test_a_twin_is_written_and_compared(small: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["trace", "synthesize", small, "-o", "real.parquet", "--requests", "6", "--layers", "0,2"]) == 0
-    capsys.readouterr()
-    assert run(["trace", "synthesize", "--like", "real.parquet", "-o", "twin.parquet", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["synthetic"]
-    assert document["n_tokens"] == 6 * 136
-    assert {row["mix"] for row in document["held_out"]["activated"]} == {"round-robin", "single-request"}
-    assert run(["trace", "synthesize", "--like", "real.parquet", "-o", "t.parquet", "--no-check"]) == 0
-    assert Path("t.parquet").read_bytes() == Path("twin.parquet").read_bytes()
-    assert run(["trace", "synthesize", "--like", "real.parquet", "--layers", "0"]) == 2
-    assert "--layers was given with --like; a twin has the layers of its trace" in capsys.readouterr().err
-    assert run(["trace", "synthesize", small, "--like", "real.parquet"]) == 2
-    assert "give MODEL, --model MODEL or --like FILE" in capsys.readouterr().err

@@ -56,14 +56,16 @@ def compare_command(
     ] = None,
     prove: inputs.ProveOption = False,
     json: inputs.JsonOption = False,
+    html: inputs.HtmlOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Write the JSON.")] = None,
 ) -> None:
     """Compare strategies on the same iterations.
 
     Example: expertstream compare qwen3-30b-a3b --package test-chip-2x2 --tokens 16,64,256
     """
-    if output is not None:
-        check_writable(output)
+    for file in (output, html):
+        if file is not None:
+            check_writable(file)
     moe, chips = inputs.load_model(model), inputs.load_package(package)
     chosen = _strategies([*inputs.names(strategies), *(own or [])])
     reference = _baseline(baseline, [strategy.name for strategy in chosen])
@@ -96,12 +98,17 @@ def compare_command(
     document = as_document(found, moe, chips, routing, mix=mix, spread=spread, options=options)
     if output is not None:
         write_json(document, output)
+    if html is not None:
+        with progress("writing the report"):
+            found.to_html(html)
     if json:
         print_json(document)
         return
     show(document)
     if output is not None:
         remark(f"wrote {output}")
+    if html is not None:
+        remark(f"wrote {html} (open it in a browser)")
 
 
 def _strategies(given: list[str]) -> list[Strategy]:

@@ -30,7 +30,7 @@ def demo_command(
     ),
     json: JsonOption = False,
 ) -> None:
-    """Compare all strategies on packaged inputs; write a table, a chart and a timeline.
+    """Compare all strategies on packaged inputs; write a table, a chart, a timeline and a report.
 
     Example: expertstream demo --output expertstream-demo
     """
@@ -49,9 +49,11 @@ def demo_command(
         model, package, evaluation.iteration(TOKENS[-1], int(trace.layer_index[0])), STRATEGY, options=options
     )
     files = [output / "comparison.json", output / "comparison.png", output / f"{STRATEGY}.perfetto.json"]
+    files.append(output / "comparison.html")
     write_json(document, files[0])
     write_chart(document["by_tokens"], files[1], title=title_of(document))
     write_perfetto(run, files[2])
+    found.to_html(files[3])
     if json:
         print_json({"files": [str(file) for file in files], "proof_error": found.proof_error, "comparison": document})
         return
@@ -59,4 +61,5 @@ def demo_command(
     print(f"\nwrote {files[0]} (every number of every run)")
     print(f"wrote {files[1]} (latency above the lower bound)")
     print(f"wrote {files[2]} ({STRATEGY}, {TOKENS[-1]} tokens; open it at https://ui.perfetto.dev)")
+    print(f"wrote {files[3]} (the report: open it in a browser)")
     remark(f"next: expertstream compare {MODEL} --tokens 16,64,256,1024 --prove")

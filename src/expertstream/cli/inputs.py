@@ -59,6 +59,9 @@ TechnologyOption = Annotated[
 ProveOption = Annotated[
     bool, typer.Option("--prove", help="Replay the timeline on random weights against the dense layer.")
 ]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a report to open in a browser, offline.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else.")]
 
 

@@ -43,14 +43,16 @@ def simulate_command(
     perfetto: Annotated[
         Path | None, typer.Option("--perfetto", metavar="FILE", help="Write the timeline for ui.perfetto.dev.")
     ] = None,
+    html: inputs.HtmlOption = None,
     json: inputs.JsonOption = False,
 ) -> None:
     """Run one layer under one strategy and report all of it.
 
-    Example: expertstream simulate qwen3-30b-a3b --strategy fse-dp-paired --tokens 256 --prove --perfetto run.json
+    Example: expertstream simulate qwen3-30b-a3b --strategy fse-dp-paired --tokens 256 --prove --html run.html
     """
-    if perfetto is not None:
-        check_writable(perfetto)
+    for file in (perfetto, html):
+        if file is not None:
+            check_writable(file)
     chosen = get_strategy(strategy)
     moe, chips = inputs.load_model(model), inputs.load_package(package)
     constants = inputs.load_technology(technology)
@@ -77,16 +79,22 @@ def simulate_command(
         "links": result.timeline.network.links.tolist(),
         "proof_error": error,
         "perfetto": None if perfetto is None else str(perfetto),
+        "html": None if html is None else str(html),
     }
     if perfetto is not None:
         with progress("writing the timeline"):
             write_perfetto(result, perfetto)
+    if html is not None:
+        with progress("writing the report"):
+            result.to_html(html)
     if json:
         print_json(document)
         return
     _show(result, document)
     if perfetto is not None:
         remark(f"wrote {perfetto} (open it at https://ui.perfetto.dev)")
+    if html is not None:
+        remark(f"wrote {html} (open it in a browser)")
 
 
 def _show(result: Result, values: dict[str, Any]) -> None:
