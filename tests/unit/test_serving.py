@@ -251,6 +251,17 @@ def test_targets_that_are_missed_are_counted() -> None:
     assert serving(tiny_scenario(qos={"ttft": 10**12, "tpot": 10**12})).run()["qos_violations"] == 0
 
 
+def test_a_damaged_package_serves_all_requests_on_what_works() -> None:
+    hurt = tiny_package().replace(faults={"dead_dies": [3]})
+    values = {"slack_percent": 50, "theta_min": 4}
+    report = serving(tiny_scenario(buffering=values), package=hurt).run()
+    healthy = serving(tiny_scenario(buffering=values)).run()
+    assert report["faults"] == ["die 3 dead"]
+    assert report["requests"]["completed"] == 12
+    assert report["deferrals"] > 0
+    assert report["busy_ps"] > healthy["busy_ps"]
+
+
 def test_an_idle_server_waits_for_the_next_request() -> None:
     slow = tiny_scenario(requests={"arrivals": "poisson", "rate_per_s": 1, "count": 3})
     report = serving(slow).run()

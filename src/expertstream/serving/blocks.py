@@ -1,6 +1,6 @@
 """Blocks of an iteration, each simulated on the engine; equal ones are simulated once.
 
-A block's timing depends on the model, the package, the strategy and its options, and on the arrays of its own tokens.
+A block's timing depends on the model, the package, the strategy and its options, and on its own tokens and routing.
 Its key is a hash of all of these, so that reuse changes no result.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,10 +22,10 @@ from expertstream.engine.timeline import Timeline
 from expertstream.engine.work import Work
 from expertstream.errors import WorkloadError
 from expertstream.model import MoEModel
-from expertstream.package import Package
+from expertstream.package import Package, surviving
 from expertstream.serving.attention import AttentionBatch, BlockPlan, plan_attention, plan_lm_head
 from expertstream.simulate import network_of
-from expertstream.strategy import Options, Plan, get_strategy
+from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
 from expertstream.trace import Routing
 from expertstream.workload import LayerWorkload
@@ -89,15 +89,20 @@ class Blocks:
         if package.d2d.switching == "store-and-forward":
             raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
         self.model, self.options = model, options
-        self._plan_layer = get_strategy(strategy).plan
-        self._packages = {0: package}
+        self._strategy = get_strategy(strategy)
+        self._whole = package
+        self._packages = {0: surviving(package)}
         self._reuse, self._observe = reuse, observe
         self._known: OrderedDict[bytes, BlockTiming] = OrderedDict()
         # A dense layer is an MoE layer without routed experts and with one shared expert.
         no_experts = {"n_experts": 0, "top_k": 0, "n_shared_experts": 1, "shared_d_ffn": model.dense_d_ffn}
         self._dense_model = model.model_copy(update=no_experts)
-        identity = f"{model.model_dump_json()}|{package.model_dump_json()}|{strategy}|{options}"
-        self._identity = hashlib.blake2b(identity.encode(), digest_size=16).digest()
+        plain = replace(options, training=None)
+        identity = f"{model.model_dump_json()}|{package.model_dump_json()}|{strategy}|{plain}"
+        content = hashlib.blake2b(identity.encode(), digest_size=16)
+        if options.training is not None:
+            content.update(options.training.experts.tobytes())
+        self._identity = content.digest()
         self.simulated = self.reused = 0
 
     def attention(
@@ -119,7 +124,8 @@ class Blocks:
             "experts",
             layer,
             reserved_bytes,
-            (routing.experts, home),
+            # a strategy may look at all of the routing: placements are fitted per layer
+            (np.array([routing.layer]), routing.experts, routing.weights, routing.request, home),
             lambda: self._layer(self.model, routing, home, reserved_bytes),
         )
 
@@ -157,19 +163,21 @@ class Blocks:
         )
 
     def package(self, reserved_bytes: int) -> Package:
-        """The package whose token buffers are smaller by what is reserved."""
+        """What works of the package, with token buffers that are smaller by what is reserved."""
         if reserved_bytes not in self._packages:
-            whole = self._packages[0]
             if len(self._packages) > 1024:
-                self._packages = {0: whole}
-            left = whole.die.token_buffer_bytes - reserved_bytes
-            self._packages[reserved_bytes] = whole.replace(**{"die.token_buffer_bytes": left})
+                self._packages = {0: self._packages[0]}
+            left = self._whole.die.token_buffer_bytes - reserved_bytes
+            self._packages[reserved_bytes] = surviving(self._whole.replace(**{"die.token_buffer_bytes": left}))
         return self._packages[reserved_bytes]
 
     def _layer(self, model: MoEModel, routing: Routing, home: Ints, reserved_bytes: int) -> tuple[Plan, LayerWorkload]:
         package = self.package(reserved_bytes)
         workload = LayerWorkload.of(model, package, routing).with_homes(home)
-        return self._plan_layer(workload, self.options), workload
+        with blame(self._strategy.plan):
+            plan = self._strategy.plan(workload, self.options)
+            check_plan(plan, self._strategy, workload)
+        return plan, workload
 
     def _time(
         self,
@@ -190,7 +198,8 @@ class Blocks:
             return self._known[key]
         plan, workload = plan_block()
         network = network_of(self.package(reserved_bytes), plan)
-        timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps)
+        with blame(self._strategy.plan):  # the dispatcher is the strategy's too
+            timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps)
         if self._observe:
             self._observe(kind, layer, plan, timeline, workload)
         timing = _measure(plan, workload, timeline)

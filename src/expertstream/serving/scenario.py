@@ -97,10 +97,10 @@ class Scenario(BaseModel):
     """A serving run.
 
     Attributes:
-        model, package: presets or files. trace: a routing trace to replay; None: ``synthetic`` routing.
+        model, package: presets or files. placement: home dies of EP's experts.
+        trace: a routing trace to replay; None: ``synthetic`` routing.
         tokens_per_iteration: the budget. max_requests: that run at a time. kv_capacity: DDR for keys and values.
-        iterations: where to stop at the latest.
-        output_head: whether the output head is run for sampled tokens.
+        iterations: where to stop at the latest. output_head: whether the output head is run for sampled tokens.
         technology: profile for energy.
     """
 
@@ -110,6 +110,7 @@ class Scenario(BaseModel):
     package: str = "test-chip-2x2"
     strategy: str = DEFAULT
     micro_slices: int | None = Field(default=None, ge=1)
+    placement: Literal["contiguous", "round-robin", "balanced"] = "round-robin"
     trace: Path | None = None
     synthetic: SyntheticSpec = SyntheticSpec()
     requests: ArrivalSpec

@@ -14,7 +14,7 @@ import numpy as np
 from expertstream.analysis import COMPONENTS, die_area, energy_by_component
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
-from expertstream.package import Package
+from expertstream.package import Package, surviving
 from expertstream.package.technology import Technology
 from expertstream.report.files import write_json
 from expertstream.serving.blocks import Blocks, Observer
@@ -87,14 +87,15 @@ class Serving:
         observe: Observer | None = None,
         witness: Witness | None = None,
     ) -> None:
-        scenario, model, package = parts.scenario, parts.model, parts.package
+        scenario, model = parts.scenario, parts.model
+        package = surviving(parts.package)
         self.parts = parts
         routing = parts.routing() if routing is None else routing
         training = None
-        if get_strategy(scenario.strategy).fitted:  # on tokens that are not served
+        if get_strategy(scenario.strategy).fitted or scenario.placement == "balanced":  # on tokens that are not served
             training, routing = routing.split()
-        options = Options(micro_slices=scenario.micro_slices, training=training)
-        self.blocks = Blocks(model, package, scenario.strategy, options, reuse=reuse, observe=observe)
+        options = Options(micro_slices=scenario.micro_slices, placement=scenario.placement, training=training)
+        self.blocks = Blocks(model, parts.package, scenario.strategy, options, reuse=reuse, observe=observe)
         self.replay = Replay(routing, model, scenario.requests.seed)
         spec = scenario.buffering
         buffering = None if spec is None else Buffering(spec.slack(), spec.theta_min, spec.kept_share)
@@ -169,7 +170,7 @@ class Serving:
         parts, tally, account = self.parts, self.server.tally, self.server.account
         elapsed_ps = max(tally.now_ps, 1)
         tokens = tally.input_tokens + tally.output_tokens
-        sums = account.sums
+        sums, n_dies = account.sums, surviving(parts.package).n_dies
         energy = energy_by_component(
             parts.technology,
             parts.model,
@@ -178,14 +179,14 @@ class Serving:
             sram_write_bytes=sums["sram_write_bytes"],
             d2d_bytes=sums["wire_bytes"],
             ddr_bytes=sums["ddr_bytes"],
-            leakage_pj=die_area(parts.package, parts.technology, parts.model).leakage_w
-            * (parts.package.n_dies * tally.now_ps),
+            leakage_pj=die_area(parts.package, parts.technology, parts.model).leakage_w * (n_dies * tally.now_ps),
         )
         total_pj = np.sum([energy[name] for name in COMPONENTS], axis=0)
         busy_ps = max(account.latency_ps, 1)
         return {
             "model": parts.model.name,
             "package": parts.package.name,
+            "faults": parts.package.faults.in_words,
             "strategy": parts.scenario.strategy,
             "routing_source": self.replay.source,
             "synthetic": self.replay.synthetic,
@@ -207,7 +208,7 @@ class Serving:
             "phase_ps": dict(account.phase_ps),
             "phase_share": {phase: time / busy_ps for phase, time in account.phase_ps.items()},
             "layer_ps": list(account.layer_ps),
-            "utilisation": sums["compute_ps"] / (busy_ps * parts.package.n_dies),
+            "utilisation": sums["compute_ps"] / (busy_ps * n_dies),
             "ddr_bytes": sums["ddr_bytes"],
             "d2d_bytes": sums["d2d_bytes"],
             "macs": sums["macs"],
