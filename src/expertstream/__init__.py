@@ -6,7 +6,7 @@ from expertstream.package import Package
 from expertstream.package.technology import Technology
 from expertstream.simulate import Comparison, Result, compare, simulate
 from expertstream.strategy import Options, Plan, Strategy, strategy_names
-from expertstream.trace import Routing, RoutingTrace, packaged_trace, synthesize
+from expertstream.trace import Routing, RoutingTrace, calibrate, packaged_trace, synthesize
 
 __all__ = [
     "Comparison",
@@ -20,6 +20,7 @@ __all__ = [
     "RoutingTrace",
     "Strategy",
     "Technology",
+    "calibrate",
     "compare",
     "packaged_trace",
     "simulate",

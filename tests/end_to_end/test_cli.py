@@ -476,3 +476,19 @@ def test_no_folder_for_the_cache() -> None:
     assert "no writable folder" in done.stdout
     assert "set NUMBA_CACHE_DIR" in done.stderr
     assert "everything works" in done.stdout
+
+
+def test_a_twin_is_written_and_compared(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "synthesize", small, "-o", "real.parquet", "--requests", "6", "--layers", "0,2"]) == 0
+    capsys.readouterr()
+    assert run(["trace", "synthesize", "--like", "real.parquet", "-o", "twin.parquet", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["synthetic"]
+    assert document["n_tokens"] == 6 * 136
+    assert {row["mix"] for row in document["held_out"]["activated"]} == {"round-robin", "single-request"}
+    assert run(["trace", "synthesize", "--like", "real.parquet", "-o", "t.parquet", "--no-check"]) == 0
+    assert Path("t.parquet").read_bytes() == Path("twin.parquet").read_bytes()
+    assert run(["trace", "synthesize", "--like", "real.parquet", "--layers", "0"]) == 2
+    assert "--layers was given with --like; a twin has the layers of its trace" in capsys.readouterr().err
+    assert run(["trace", "synthesize", small, "--like", "real.parquet"]) == 2
+    assert "give MODEL, --model MODEL or --like FILE" in capsys.readouterr().err

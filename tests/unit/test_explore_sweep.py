@@ -18,10 +18,10 @@ from expertstream.explore.store import Store
 from expertstream.explore.worker import Done, run_batch
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import simulate
+from expertstream.simulate import compare, simulate
 from expertstream.trace import packaged_trace
 
-FIELDS = {"tokens": [4, 8], "strategy": ["ep", "fse-dp"], "package.die.weight_buffer": ["1 KiB", "8 MiB"]}
+FIELDS = {"tokens": [4, 8], "strategy": ["tp", "fse-dp"], "package.die.weight_buffer": ["1 KiB", "8 MiB"]}
 
 
 def spec(**changes: object) -> SweepSpec:
@@ -155,6 +155,16 @@ def test_captured_traces_can_be_varied_and_too_many_tokens_are_failures(tmp_path
     found = sweep(spec(fields={"trace": [str(trace)], "tokens": [8, 99999]}), tmp_path / "out", Serial())
     assert [row["status"] for row in found.table.to_pylist()] == ["ok", "failed"]
     assert "99999 tokens were asked for" in found.table["message"].to_pylist()[1]
+
+
+def test_strategies_that_are_fitted_get_a_training_part_and_all_are_judged_on_the_rest(tmp_path: Path) -> None:
+    found = sweep(spec(fields={"strategy": ["hydra", "fse-dp"]}, tokens=16), tmp_path / "out", Serial())
+    model, package = MoEModel.preset("olmoe-1b-7b"), Package.preset("test-chip-2x2")
+    trace = packaged_trace(model)
+    layer = int(trace.layer_index[trace.layer_index.size // 2])
+    compared = compare(model, package, trace, tokens=[16], layers=[layer], strategies=["hydra", "fse-dp"])
+    by_hand = [row["latency_ps"] for row in compared.rows]
+    assert found.table["latency_ps"].to_pylist() == by_hand
 
 
 def test_a_batch_carries_what_its_jobs_need_and_no_more() -> None:

@@ -13,6 +13,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Constant, Technology
 from expertstream.strategy import get_strategy
+from expertstream.strategy.plan import ORDERS, PLACEMENTS
 from expertstream.trace.routing import MIXES
 from expertstream.units import TimePs, format_bandwidth, format_bytes, format_frequency, format_time
 from expertstream.workload import SPREADS
@@ -38,6 +39,9 @@ _PLAIN: Final[dict[str, Any]] = {
     "layer": int,
     "options.micro_slices": int | None,
     "options.placement": str,
+    "options.order": str,
+    "options.rings": int,
+    "options.redispatch": bool,
     "options.decision_time": TimePs,
 }
 _SHOW: Final = {
@@ -48,7 +52,7 @@ _SHOW: Final = {
     "decision_time": format_time,
     "clock": format_frequency,
 }
-_CHOICES: Final = {"mix": MIXES, "spread": SPREADS, "options.placement": ("contiguous", "round-robin")}
+_CHOICES: Final = {"mix": MIXES, "spread": SPREADS, "options.placement": (*PLACEMENTS, "best"), "options.order": ORDERS}
 
 
 @cache

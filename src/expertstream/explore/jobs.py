@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,8 @@ from expertstream.explore.spec import Base, SweepSpec
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
+from expertstream.simulate import in_parts
+from expertstream.strategy import Options, get_strategy
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 
 FORMAT: Final = "1"  # part of every hash; raised when rows come to mean something else
@@ -44,6 +46,7 @@ class Batch:
     Attributes:
         fields: paths of the varied fields. fixed: the other inputs, by path. limits: conditions on the results.
         models, routings: by the jobs' keys; a text is the reason why there is none. packages, technologies: by name.
+        trainings: by the routings' keys, the part of the trace on which strategies that need one are fitted.
     """
 
     jobs: tuple[Job, ...]
@@ -54,6 +57,7 @@ class Batch:
     routings: dict[Key, Routing | str]
     packages: dict[str, Package]
     technologies: dict[str, Technology]
+    trainings: dict[Key, RoutingTrace]
 
 
 @dataclass
@@ -81,6 +85,9 @@ class Inputs:
         self._traces: dict[Any, RoutingTrace] = {name: RoutingTrace.load(str(name)) for name in traces if name}
         self._models: dict[Key, MoEModel | str] = {}
         self._routings: dict[Key, Routing | str] = {}
+        self._trainings: dict[Key, RoutingTrace] = {}
+        strategies = axes["strategy"].values if "strategy" in axes else (self.fixed["strategy"],)
+        self._fitted = any(get_strategy(str(name)).fitted for name in strategies)
         self._digests: dict[Key, str] = {}
         self._where = self.spec.conditions()
 
@@ -113,8 +120,10 @@ class Inputs:
             self._digests[model_key] = _digest(_json(self._models[model_key]))
         routing_key: Key = (point["trace"] or model_key, point["tokens"], point["layer"], point["mix"])
         if routing_key not in self._routings:
-            self._routings[routing_key] = _or_reason(lambda: self._routing(point, model_key))
+            self._routings[routing_key] = _or_reason(lambda: self._routing(point, model_key, routing_key))
             self._digests[routing_key] = _digest(_json(self._routings[routing_key]))
+            if routing_key in self._trainings:
+                self._digests[routing_key] += _digest(self._trainings[routing_key].experts.tobytes())
         rest = {path: value for path, value in point.items() if path not in ("trace", "layer", "mix", *changes)}
         for root in DOCUMENTS[1:]:
             rest[root] = self._document_digest(root, str(point[root]))
@@ -133,6 +142,7 @@ class Inputs:
             routings={job.routing: self._routings[job.routing] for job in jobs},
             packages=self.documents["package"],  # type: ignore[arg-type]
             technologies=self.documents["technology"],  # type: ignore[arg-type]
+            trainings={job.routing: self._trainings[job.routing] for job in jobs if job.routing in self._trainings},
         )
 
     def _document_digest(self, root: str, name: str) -> str:
@@ -146,7 +156,7 @@ class Inputs:
         assert isinstance(model, MoEModel)
         return change_model(model, {path.removeprefix("model."): value for path, value in changes.items()})
 
-    def _routing(self, point: dict[str, Value], model_key: Key) -> Routing:
+    def _routing(self, point: dict[str, Value], model_key: Key, key: Key) -> Routing:
         model = self._models[model_key]
         if isinstance(model, str):
             raise ConfigError(model)
@@ -157,7 +167,12 @@ class Inputs:
             trace = self._traces.setdefault(model_key, packaged_trace(model))
         layers = trace.layer_index
         layer = int(layers[layers.size // 2]) if point["layer"] is None else int(point["layer"])
-        return trace.iteration(int(point["tokens"] or 0), layer, mix=point["mix"])  # type: ignore[arg-type]
+        tokens, mix = int(point["tokens"] or 0), point["mix"]
+        if self._fitted:  # then every strategy is judged on the part that is left, as ``compare`` does
+            trace, options = in_parts(trace, tokens, Options(), mix=mix)  # type: ignore[arg-type]
+            if options.training is not None:
+                self._trainings[key] = _up_to(options.training, layer)
+        return trace.iteration(tokens, layer, mix=mix)  # type: ignore[arg-type]
 
 
 def points_of(spec: SweepSpec) -> Iterator[tuple[int, Values]]:
@@ -206,12 +221,21 @@ def _or_reason(make: Any) -> Any:
         return str(error)
 
 
+def _up_to(trace: RoutingTrace, layer: int) -> RoutingTrace:
+    """A trace without the layers after ``layer``: a batch that travels should be small."""
+    at = np.flatnonzero(trace.layer_index <= layer)
+    weights = None if trace.weights is None else trace.weights[:, at]
+    return replace(trace, experts=trace.experts[:, at], weights=weights, layer_index=trace.layer_index[at])
+
+
 def _json(value: MoEModel | Routing | str) -> str:
     if isinstance(value, MoEModel):
         return value.model_dump_json()
     if isinstance(value, str):
         return value
-    arrays = _digest(value.experts.tobytes() + value.weights.tobytes())
+    arrays = _digest(
+        value.experts.tobytes() + value.weights.tobytes() + (b"" if value.before is None else value.before.tobytes())
+    )
     return json.dumps([arrays, list(value.experts.shape), value.n_experts, value.layer])
 
 

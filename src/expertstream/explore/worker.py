@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -57,18 +58,15 @@ def _simulated(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
     assert isinstance(model, MoEModel)
     package = change_package(batch.packages[str(point["package"])], _below("package", point))
     technology = change_technology(batch.technologies[str(point["technology"])], _below("technology", point))
-    chosen = _below("options", point)
+    names = {"decision_time": "decision_ps"}
+    options: dict[str, Any] = {names.get(name, name): value for name, value in _below("options", point).items()}
     result = simulate(
         model,
         package,
         routing,  # type: ignore[arg-type]
         str(point["strategy"]),
         spread=point["spread"],  # type: ignore[arg-type]
-        options=Options(
-            micro_slices=chosen.get("micro_slices"),  # type: ignore[arg-type]
-            placement=str(chosen.get("placement", "round-robin")),
-            decision_ps=int(chosen.get("decision_time") or 0),
-        ),
+        options=Options(training=batch.trainings.get(job.routing), **options),
         technology=technology,
     )
     results = result_row(result.metrics, model, result.workload.n_tokens)

@@ -1,16 +1,23 @@
 """Routing traces: captures of a router, or calibrated synthetic ones."""
 
+from expertstream.trace.calibration import Calibration
+from expertstream.trace.fitting import calibrate
+from expertstream.trace.held_out import HeldOut, held_out
 from expertstream.trace.packaged import packaged_trace
 from expertstream.trace.routing import Mix, Routing, RoutingTrace
 from expertstream.trace.statistics import TraceStatistics, statistics
 from expertstream.trace.synthesis import Profile, synthesize
 
 __all__ = [
+    "Calibration",
+    "HeldOut",
     "Mix",
     "Profile",
     "Routing",
     "RoutingTrace",
     "TraceStatistics",
+    "calibrate",
+    "held_out",
     "packaged_trace",
     "statistics",
     "synthesize",

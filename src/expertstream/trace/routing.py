@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -185,6 +185,18 @@ class RoutingTrace:
         """
         parquet.write(self, Path(path))
 
+    def of_requests(self, requests: NDArray[np.int32]) -> RoutingTrace:
+        """The tokens of some requests only. Raises TraceError if there are none."""
+        pick = np.isin(self.request, requests)
+        return replace(
+            self,
+            experts=self.experts[pick],
+            weights=None if self.weights is None else self.weights[pick],
+            request=self.request[pick],
+            position=self.position[pick],
+            phase=self.phase[pick],
+        )
+
     def check_fits(self, model: HasExperts) -> None:
         """Raise TraceError unless the model has as many experts, and as many per token, as the trace."""
         if (self.n_experts, self.top_k) != (model.n_experts, model.top_k):
@@ -248,11 +260,11 @@ class RoutingTrace:
             raise TraceError(f"tokens is {tokens} and offset {offset}; at least 1 token and offset 0 are needed")
         if request is not None and mix != "single-request":
             raise TraceError(f"request {request} was given with mix '{mix}'; it needs mix 'single-request'")
-        by_request = np.lexsort((np.arange(self.n_tokens), self.position, self.request))
+        order = by_request(self.request, self.position)
         if mix == "single-request":
-            order, what = self._of_one_request(by_request, offset + tokens, request)
+            order, what = self._of_one_request(order, offset + tokens, request)
         else:
-            order, what = self._staggered(by_request), "the trace"
+            order, what = self._staggered(order), "the trace"
         if offset + tokens > order.size:
             after = f" after the first {offset}" if offset else ""
             raise TraceError(
@@ -261,17 +273,17 @@ class RoutingTrace:
             )
         return order[offset : offset + tokens]
 
-    def _staggered(self, by_request: NDArray[np.int64]) -> NDArray[np.int64]:
-        _, first, length = np.unique(self.request[by_request], return_index=True, return_counts=True)
+    def _staggered(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        _, first, length = np.unique(self.request[order], return_index=True, return_counts=True)
         stagger = np.arange(first.size) * GOLDEN_RATIO % 1  # spreads any number of requests evenly
         place = np.arange(self.n_tokens) - np.repeat(first, length)
         turn = (place - np.repeat((stagger * length).astype(np.int64), length)) % np.repeat(length, length)
-        return by_request[np.lexsort((by_request, turn))]
+        return order[np.lexsort((order, turn))]
 
     def _of_one_request(
-        self, by_request: NDArray[np.int64], needed: int, request: int | None
+        self, order: NDArray[np.int64], needed: int, request: int | None
     ) -> tuple[NDArray[np.int64], str]:
-        known = by_request[self.request[by_request] >= 0]
+        known = order[self.request[order] >= 0]
         numbers, first, length = np.unique(self.request[known], return_index=True, return_counts=True)
         if numbers.size == 0:
             raise TraceError(f"{self.source}: its tokens' requests are not known; use mix 'round-robin'")
@@ -285,6 +297,11 @@ class RoutingTrace:
             at = int(np.flatnonzero(numbers == request)[0])
             what = f"request {request}"
         return known[first[at] : first[at] + length[at]], what
+
+
+def by_request(request: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Order of the tokens by request, then position, then place in the file, int64 [tokens]."""
+    return np.lexsort((np.arange(request.size), position, request)).astype(np.int64)
 
 
 def _ranges(numbers: NDArray[np.int32]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.trace.routing import Mix, RoutingTrace
+from expertstream.trace.routing import Mix, RoutingTrace, by_request
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -71,8 +71,8 @@ def statistics(trace: RoutingTrace, seed: int = 0) -> TraceStatistics:
         jaccard_consecutive=_jaccard(trace, order[follows], order[follows + 1], rng),
         jaccard_same_request=_jaccard(trace, a[same], b[same], rng),
         jaccard_other_request=_jaccard(trace, a[other], b[other], rng),
-        activated_share_64_round_robin=_activated(trace, "round-robin"),
-        activated_share_64_single_request=_activated(trace, "single-request"),
+        activated_share_64_round_robin=activated_fraction(trace, BATCH, "round-robin"),
+        activated_share_64_single_request=activated_fraction(trace, BATCH, "single-request"),
         next_layer_recall=float(np.mean([recall for recall, _ in recalls])),
         popularity_recall=float(np.mean([recall for _, recall in recalls])),
     )
@@ -110,20 +110,35 @@ def _jaccard(trace: RoutingTrace, a: Ints, b: Ints, rng: np.random.Generator) ->
     return float((common / (2 * trace.top_k - common)).mean())
 
 
-def _activated(trace: RoutingTrace, mix: Mix) -> float:
+def activated_fraction(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windows: int = _WINDOWS) -> float:
+    """Share of the experts that a forward pass of ``tokens`` tokens activates, mean over layers and windows.
+
+    Args:
+        mix: as of RoutingTrace.iteration; the windows follow one another without overlap.
+        most_windows: at most so many, evenly spread.
+
+    Returns:
+        NaN where the trace (or, for single-request, every request of known number) is shorter.
+    """
     if mix == "round-robin":
-        windows = [(offset, None) for offset in range(0, trace.n_tokens - BATCH + 1, BATCH)]
+        order = trace.tokens_of(trace.n_tokens, mix=mix)
+        starts = np.arange(0, trace.n_tokens - tokens + 1, tokens)
     else:
-        number, length = np.unique(trace.request[trace.request >= 0], return_counts=True)
-        long = zip(number.tolist(), length.tolist(), strict=True)
-        windows = [(offset, r) for r, size in long for offset in range(0, size - BATCH + 1, BATCH)]
-    if not windows:
+        order = by_request(trace.request, trace.position)
+        order = order[trace.request[order] >= 0]
+        _, first, length = np.unique(trace.request[order], return_index=True, return_counts=True)
+        runs = [np.arange(f, f + n - tokens + 1, tokens) for f, n in zip(first.tolist(), length.tolist(), strict=True)]
+        starts = np.concatenate([np.arange(0), *runs])
+    if not starts.size:
         return float("nan")
-    spread = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(int))
+    spread = np.unique(np.linspace(0, starts.size - 1, min(starts.size, most_windows)).astype(int))
+    layers = trace.experts.shape[1]
     shares = []
-    for offset, request in (windows[i] for i in spread):
-        experts = trace.experts[trace.tokens_of(BATCH, mix=mix, offset=offset, request=request)]
-        shares += [np.unique(experts[:, layer]).size / trace.n_experts for layer in range(experts.shape[1])]
+    for start in starts[spread]:
+        seen = np.zeros((layers, trace.n_experts), dtype=bool)
+        experts = trace.experts[order[start : start + tokens]].transpose(1, 0, 2).reshape(layers, -1)
+        np.put_along_axis(seen, experts.astype(np.int64), True, axis=1)
+        shares.append(float(seen.mean()))
     return float(np.mean(shares))
 
 

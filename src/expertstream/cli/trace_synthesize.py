@@ -1,0 +1,136 @@
+"""``expertstream trace synthesize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expertstream.cli import inputs
+from expertstream.cli.console import print_json, progress, stdout, table
+from expertstream.errors import ConfigError, TraceError
+from expertstream.report.files import check_writable
+from expertstream.trace import RoutingTrace, calibrate, held_out, synthesize
+from expertstream.trace.held_out import LIMIT, HeldOut
+
+MAX_TOKENS = 1_000_000
+REQUESTS, TOKENS_PER_REQUEST = 8, 136
+
+
+def synthesize_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A preset (see: expertstream model show) or a Hugging Face config.json."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.parquet", help="The trace to write.")] = Path(
+        "trace.parquet"
+    ),
+    named: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="The same as the argument.")] = None,
+    like: Annotated[
+        Path | None, typer.Option("--like", metavar="FILE", help="A captured trace: write a twin of it, fitted to it.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="With --like: fit on half of the requests, compare the others.")
+    ] = True,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", help=f"Number of requests. Without: {REQUESTS}; with --like, the trace's."),
+    ] = None,
+    tokens_per_request: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens-per-request", help=f"Tokens of each. Without: {TOKENS_PER_REQUEST}; with --like, the trace's."
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="L,L,...|all", help="Layers. Without: the first four MoE layers.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
+    json: inputs.JsonOption = False,
+) -> None:
+    """Write a synthetic trace: by a model's packaged calibration, or the twin of a captured trace.
+
+    Example: expertstream trace synthesize qwen3-30b-a3b --requests 16 --tokens-per-request 256 --output trace.parquet
+
+    Twin: expertstream trace synthesize --like capture.parquet --output twin.parquet
+    """
+    given = [text for text in (model, named, like and str(like)) if text]
+    if len(given) != 1:
+        raise ConfigError(
+            f"{', '.join(given) or 'nothing'} was given to synthesize from; give MODEL, --model MODEL or --like FILE"
+        )
+    if output.suffix != ".parquet":
+        raise TraceError(f"'{output}' is not a name for a trace; it must end in .parquet")
+    check_writable(output)
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; it must not be negative")
+    n_requests = REQUESTS if requests is None else requests
+    length = TOKENS_PER_REQUEST if tokens_per_request is None else tokens_per_request
+    if n_requests * length > MAX_TOKENS:
+        raise ConfigError(f"{n_requests} requests of {length} tokens are more than {MAX_TOKENS} tokens; ask for fewer")
+    found: HeldOut | None = None
+    if like is not None:
+        if layers is not None:
+            raise ConfigError("--layers was given with --like; a twin has the layers of its trace")
+        if (requests is None) != (tokens_per_request is None):
+            raise ConfigError("with --like, give both --requests and --tokens-per-request, or neither")
+        trace, found = _twin(RoutingTrace.load(like), None if requests is None else [length] * n_requests, seed, check)
+    else:
+        trace = _of_model(given[0], layers, n_requests, length, seed)
+    trace.save(output)
+    document = {"file": str(output), "synthetic": True, "source": trace.source, "model": trace.model}
+    document |= {"n_tokens": trace.n_tokens, "layers": trace.layer_index.tolist()}
+    document |= {"n_experts": trace.n_experts, "top_k": trace.top_k}
+    if like is not None:
+        document["held_out"] = found and found.to_dict()
+    if json:
+        print_json(document)
+        return
+    if found is not None:
+        _show(found)
+    print(f"wrote {output}: SYNTHETIC, {trace.n_tokens} tokens, {trace.layer_index.size} layers, of {trace.model}")
+
+
+def _of_model(name: str, layers: str | None, requests: int, length: int, seed: int) -> RoutingTrace:
+    moe = inputs.load_model(name)
+    chosen = (
+        moe.moe_layers
+        if layers == "all"
+        else moe.moe_layers[:4]
+        if layers is None
+        else sorted(inputs.numbers(layers, "--layers", least=0))
+    )
+    inputs.check_layers(chosen, moe)
+    with progress("synthesizing"):
+        return synthesize(moe, requests=requests, tokens_per_request=length, layers=chosen, seed=seed)
+
+
+def _twin(real: RoutingTrace, lengths: list[int] | None, seed: int, check: bool) -> tuple[RoutingTrace, HeldOut | None]:
+    found = None
+    if check:
+        with progress("fitting half of the requests") as report:
+            found, _, _ = held_out(real, seed=seed, report=report)
+    with progress("fitting") as report:
+        calibration = calibrate(real, seed=seed, report=report)
+    return (calibration.like(real, seed=seed) if lengths is None else calibration.requests(lengths, seed=seed)), found
+
+
+def _show(found: HeldOut) -> None:
+    rows = [
+        [
+            row.mix,
+            str(row.tokens),
+            *(f"{value:.3f}" for value in (row.uniform, row.fitted, row.held_out, row.twin)),
+            f"{100 * row.miss:+.1f}{'' if abs(row.miss) <= LIMIT else ' !'}",
+        ]
+        for row in found.activated
+    ]
+    columns = ["mix", "tokens", "uniform", "fitted half", "held-out half", "twin", "points"]
+    stdout().print(table("activated fraction of the experts", columns, rows))
+    rows = [
+        [name.replace("_", " "), *(f"{value:.3f}" for value in values)] for name, values in found.statistics.items()
+    ]
+    stdout().print(table("other statistics", ["", "fitted half", "held-out half", "twin"], rows))
