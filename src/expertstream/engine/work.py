@@ -45,6 +45,14 @@ class Work:
         self.n_gates += counts.size
         return np.arange(self.n_gates - counts.size, self.n_gates, dtype=np.int64)
 
+    def add_to_gate(self, gate: int, signals: int) -> None:
+        """Let a gate need so many signals more."""
+        for counts in self._gates:
+            if gate < counts.size:
+                counts[gate] += signals
+                return
+            gate -= counts.size
+
     def set_gate(self, gate: int, signals: int) -> None:
         """Change how many signals a gate needs, once the number is known."""
         for counts in self._gates:

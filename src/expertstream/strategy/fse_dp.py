@@ -134,7 +134,8 @@ def _plan(
     active = shares.load.sum(axis=2) > 0
     groups[active] = [work.new_group() for _ in range(int(active.sum()))]
     movement = add_movement(work, workload, shares, groups, cutting.per_expert, ready, done)
-    add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
+    of_slice = groups[:, cutting.slices[:, 0]]
+    add_micro_slices(work, workload, cutting, shares, movement, of_slice, done, flow)
     if options.redispatch:
         notes = (*notes, f"{int(shares.moves[:, 4].sum())} (token, expert) pairs re-dispatched")
     return Plan(

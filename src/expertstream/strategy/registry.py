@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from expertstream.errors import ConfigError, nearest
+from expertstream.strategy.adaptive import plan_adaptive
 from expertstream.strategy.base import Strategy
 from expertstream.strategy.ep import placements, plan_ep, plan_ep_replicated, plan_ep_streamed, plan_hydra
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
@@ -33,6 +34,7 @@ BUILT_IN = (
     Strategy("fse-dp", "micro-slice flow, rules 1 to 4, Algorithm 1, experts in id order (A2)", plan_id_order),
     Strategy("fse-dp-paired", "fse-dp with paired load (A3)", plan_paired),
     Strategy("fse-dp-rule5", "fse-dp-paired with rule 5: micro-slices go to the roomiest die first (A4)", plan_rule5),
+    Strategy("fse-dp-adaptive", "beyond the paper: per expert, weights or tokens move", plan_adaptive),
 )
 
 

@@ -30,9 +30,9 @@ class Cutting:
     first: Ints
 
     @classmethod
-    def of(cls, columns: Ints, parts: int) -> Cutting:
+    def of(cls, columns: Ints, parts: int | Ints) -> Cutting:
         """Cut experts of so many columns, int64 [experts], into ``parts`` each (or one per column, if fewer)."""
-        bounds = [cut(int(c), parts) for c in columns]
+        bounds = [cut(int(c), int(n)) for c, n in np.broadcast(columns, parts)]
         per_expert = np.array([b.size - 1 for b in bounds], dtype=np.int64)
         expert = np.repeat(np.arange(columns.size), per_expert)
         firsts, lasts = (np.concatenate([b[s] for b in bounds]) for s in (slice(None, -1), slice(1, None)))
@@ -71,7 +71,7 @@ def add_micro_slices(
     another die, that one passes it on.
 
     Args:
-        groups: int64 [passes, experts], group of each activated expert. done: gate of each pass, set to the number of
+        groups: int64 [passes, micro-slices], group of each. done: gate of each pass, set to the number of
             its signals here.
     """
     turn = 0
@@ -120,7 +120,7 @@ def _add_pass(
         n_stops,
         {
             "bytes": width * workload.column_bytes,
-            "group": groups[active[row]],
+            "group": groups[tag[piece]],
             "channel": channel[piece],
             "gate": movement.placed[p, active[row]],
             "tag": tag[piece],
