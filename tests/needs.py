@@ -26,4 +26,4 @@ def needs_program(name: str, package: str) -> str:
 def _absent(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{reason} (required in CI)", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertstream.schedule import id_order, next_expert, paired_order
+from expertstream.errors import WorkloadError
+from expertstream.schedule import Decision, SoftwareScheduler, id_order, load_die, next_expert, paired_order
 
 
 def test_paired_load_alternates_between_the_hottest_and_the_coldest() -> None:
@@ -33,3 +35,28 @@ def test_without_an_idle_die_the_first_expert_is_preloaded() -> None:
 def test_both_orders_hold_every_activated_expert_once(counts: list[int]) -> None:
     active = [e for e, n in enumerate(counts) if n]
     assert sorted(paired_order(counts)) == id_order(counts) == active
+
+
+def test_the_layer_scheduler_frees_dies_when_their_last_expert_completes() -> None:
+    scheduler = SoftwareScheduler([0, 1, 2, 3], [0b0011, 0b0010, 0b0110, 0b1000], dies=4)
+    assert scheduler.decide(room=0) == Decision(0, True, 0)
+    assert scheduler.idle == 0b1100
+    assert scheduler.decide(room=0) == Decision(2, True, 2)
+    assert scheduler.decide(room=0) == Decision(3, True, 3)
+    assert scheduler.decide(room=0b0100) == Decision(1, False, 2)
+    scheduler.complete(0)
+    assert scheduler.idle == 0b0001
+    scheduler.complete(2)
+    scheduler.complete(1)
+    assert scheduler.idle == 0b0111
+    with pytest.raises(WorkloadError, match=r"expert 1 completed, but it is not running; running: \[3\]"):
+        scheduler.complete(1)
+    with pytest.raises(WorkloadError, match="every expert of the layer has started"):
+        scheduler.decide(room=0)
+
+
+def test_the_entry_die_is_the_lowest_that_fits() -> None:
+    assert load_die(0b1100, idle=0b1010, room=0) == 3
+    assert load_die(0b1100, idle=0, room=0b0110) == 2
+    assert load_die(0b1100, idle=0, room=0b0011) == 0
+    assert load_die(0b1100, idle=0, room=0) == 2

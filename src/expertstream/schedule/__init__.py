@@ -2,15 +2,20 @@
 
 from expertstream.schedule.adaptive import hot_next, tokens_move
 from expertstream.schedule.order import id_order, paired_order
+from expertstream.schedule.scheduler import Decision, LayerScheduler, SoftwareScheduler
 from expertstream.schedule.token_buffering import Qos, Slack, defer, pass_done, token_counts
-from expertstream.schedule.trajectory import next_expert
+from expertstream.schedule.trajectory import load_die, next_expert
 
 __all__ = [
+    "Decision",
+    "LayerScheduler",
     "Qos",
     "Slack",
+    "SoftwareScheduler",
     "defer",
     "hot_next",
     "id_order",
+    "load_die",
     "next_expert",
     "paired_order",
     "pass_done",

@@ -22,3 +22,19 @@ def next_expert(remaining: Sequence[int], trajectories: Sequence[int], idle: int
             if trajectories[expert] & idle:
                 return expert, True
     return remaining[0], False
+
+
+def load_die(trajectory: int, idle: int, room: int) -> int:
+    """The die at which an expert's micro-slices enter; of several the one with the lowest number.
+
+    Args:
+        trajectory: T(e) as a bit mask, not 0.
+        idle: idle dies, as a bit mask; 0 for a pre-load.
+        room: dies whose weight buffer has room, as a bit mask.
+
+    Returns:
+        An idle die of the trajectory; else one of it with room; else any with room; else one of the trajectory, where
+        the micro-slices wait for room (rule 4).
+    """
+    choice = trajectory & idle or trajectory & room or room or trajectory
+    return (choice & -choice).bit_length() - 1
