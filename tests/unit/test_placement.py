@@ -164,9 +164,10 @@ def test_compare_judges_all_on_the_evaluation_part_and_says_what_it_checked() ->
         compare(MODEL, CHIP, trace, tokens=[80], layers=[1], strategies=["hydra"])
 
 
+@pytest.mark.parametrize("strategy", ["ep-streamed", "tp-per-expert"])
 @pytest.mark.parametrize("shared", [0, 1])
 @pytest.mark.parametrize("preset", ["test-chip-2x2", "3x3"])
-def test_ep_streamed_runs_in_its_smallest_weight_buffer_and_names_it(preset: str, shared: int) -> None:
+def test_the_smallest_weight_buffer_works_and_is_named(preset: str, shared: int, strategy: str) -> None:
     model = MoEModel.one_layer(
         d_model=64, d_ffn=30, n_experts=8, top_k=2, n_shared_experts=shared, shared_d_ffn=20 * shared
     )
@@ -175,11 +176,26 @@ def test_ep_streamed_runs_in_its_smallest_weight_buffer_and_names_it(preset: str
 
     def run_in(weight_buffer_bytes: int) -> None:
         small = {"die.weight_buffer_bytes": weight_buffer_bytes, "die.token_buffer_bytes": 16_000}
-        simulate(model, Package.preset(preset).replace(**small), routing, "ep-streamed").check()
+        simulate(model, Package.preset(preset).replace(**small), routing, strategy).check()
 
-    with pytest.raises(BufferTooSmallError, match=r"ep-streamed needs at least .* \((\d+) bytes\)") as refused:
+    with pytest.raises(BufferTooSmallError, match=strategy + r" needs at least .* \((\d+) bytes\)") as refused:
         run_in(191)
     needed = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
     run_in(needed)
     with pytest.raises(BufferTooSmallError):
         run_in(needed - 1)
+
+
+def test_tp_per_expert_needs_one_pass_where_tp_needs_several() -> None:
+    trace = synthesize(MODEL, requests=4, tokens_per_request=100, layers=(0,))
+    routing = trace.iteration(tokens=400, layer=0)
+    package = CHIP.replace(**{"die.token_buffer_bytes": 60_000})
+    once = simulate(MODEL, package, routing, "tp-per-expert")
+    again = simulate(MODEL, package, routing, "tp")
+    assert once.prove() <= 1e-10
+    assert once.check() == again.check() == 800
+    assert once.plan.passes == 1
+    assert again.plan.passes > 1
+    assert once.metrics.ddr_bytes == 8 * 3 * 64 * 96
+    assert once.latency_ps < again.latency_ps
+    assert once.metrics.buffers.peak_bytes[:, 1].max() <= 60_000

@@ -12,6 +12,7 @@ from expertstream.strategy.ep import placements, plan_ep, plan_ep_replicated, pl
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
 from expertstream.strategy.token_ring import plan_token_ring
 from expertstream.strategy.tp import plan_tp
+from expertstream.strategy.tp_per_expert import plan_tp_per_expert
 from expertstream.strategy.user import as_strategy, is_reference, load_strategy
 
 DEFAULT = "fse-dp-paired"
@@ -29,6 +30,7 @@ BUILT_IN = (
     Strategy("ep-replicated", "ep with hot experts on several dies", plan_ep_replicated, fitted=True),
     Strategy("hydra", "ep with experts placed by popularity and affinity between layers", plan_hydra, fitted=True),
     Strategy("tp", "d_ffn split over all dies, tokens gathered, partial sums reduce-scattered", plan_tp),
+    Strategy("tp-per-expert", "tp gathered and reduced expert by expert, in one pass", plan_tp_per_expert),
     Strategy("fse-dp-naive", "phase-wise ring of whole slices (A1)", plan_naive),
     Strategy("fse-dp-naive-tokens", "its dual: slices stay, tokens go round the ring", plan_token_ring),
     Strategy("fse-dp", "micro-slice flow, rules 1 to 4, Algorithm 1, experts in id order (A2)", plan_id_order),
