@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,10 +9,9 @@ from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import id_order
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.collectives import ring_gather, ring_reduce_scatter
-from expertstream.strategy.plan import InOrder, Options, Plan, cut
+from expertstream.strategy.plan import InOrder, Options, Plan, cut_many, in_order, ranks_within
 from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
@@ -36,19 +33,27 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
     here = np.flatnonzero(workload.tokens_on_die)
     own = workload.tokens_on_die[here] * workload.activation_bytes
     work.add_chunks(group=resident, bytes=own, die=here[:, None], pool=TOKENS, hold=finished[-1])
-    slices, ranges = _slices(workload, parts)
-    phases = []
+    slices = _slices(workload, parts)
+    nearest = workload.topology.nearest_channel.tolist()
+    direct = all(workload.topology.entry_die(channel, die) == die for die, channel in enumerate(nearest))
+    share = -(-int(workload.columns[workload.activated].min(initial=1)) // n_dies) * workload.column_bytes
+    window = 2 + int(package.die.weight_buffer_bytes // share)
+    phases: list[list[list[int]]] = []
     for p in range(batches.passes):
         gathered = _gather(work, workload, batches, p, finished, resident)
-        groups, computed = _weights(work, workload, batches, p, slices, ranges, gathered)
+        groups, computed = _weights(work, workload, batches, p, slices, gathered, options)
         sums = batches.tokens[p] * workload.partial_sum_bytes
         blocks = ring_reduce_scatter(work, workload.topology, resident, sums, computed, int(finished[p]))
         work.set_gate(int(finished[p]), blocks)
-        phases.append([groups])
+        # Where every die has a channel of its own, the next pass's weights load during the reduce-scatter.
+        if phases and direct:
+            phases[-1][0] += groups
+        else:
+            phases.append([groups])
     return Plan(
         work=work,
-        dispatcher=InOrder([resident], phases, window=3),
-        slices=slices,
+        dispatcher=InOrder([resident], phases, window=window),
+        slices=slices[0],
         set_ptr=batches.ptr[::n_dies],
         set_ids=batches.ids,
         buffer_bytes=package_buffers(package),
@@ -88,20 +93,15 @@ def _micro_slices(workload: LayerWorkload) -> int:
         parts += 1
 
 
-def _slices(workload: LayerWorkload, parts: int) -> tuple[Ints, list[list[Ints]]]:
-    """All micro-slices, int64 [n, 3], and the rows that belong to each expert and die."""
-    n_dies = workload.package.n_dies
-    table: list[tuple[int, int, int]] = []
-    rows: list[list[Ints]] = []
-    for e, columns in enumerate(workload.columns.tolist()):
-        shares = np.arange(n_dies + 1) * columns // n_dies
-        rows.append([])
-        for d in range(n_dies):
-            size = int(shares[d + 1] - shares[d])
-            bounds = cut(size, parts) + shares[d] if size else shares[d : d + 1]
-            rows[-1].append(np.arange(len(table), len(table) + bounds.size - 1))
-            table += [(e, int(a), int(b)) for a, b in itertools.pairwise(bounds)]
-    return np.array(table, dtype=np.int64).reshape(-1, 3), rows
+def _slices(workload: LayerWorkload, parts: int) -> tuple[Ints, Ints, Ints]:
+    """All micro-slices by expert and die, int64 [n, 3]; the die of each; how many each expert has, int64 [experts]."""
+    n_dies, total = workload.package.n_dies, workload.columns.size
+    die = np.tile(np.arange(n_dies), total)
+    columns = np.repeat(workload.columns, n_dies)
+    first, last = die * columns // n_dies, (die + 1) * columns // n_dies
+    _, row, low, high = cut_many(first, last, np.minimum(parts, last - first))
+    per_expert = np.bincount(row // n_dies, minlength=total).astype(np.int64)
+    return np.stack((row // n_dies, low, high), axis=1).astype(np.int64), die[row], per_expert
 
 
 def _gather(work: Work, workload: LayerWorkload, batches: Batches, p: int, finished: Ints, group: int) -> Ints:
@@ -123,35 +123,51 @@ def _gather(work: Work, workload: LayerWorkload, batches: Batches, p: int, finis
 
 
 def _weights(
-    work: Work, workload: LayerWorkload, batches: Batches, p: int, slices: Ints, rows: list[list[Ints]], gathered: Ints
+    work: Work,
+    workload: LayerWorkload,
+    batches: Batches,
+    p: int,
+    slices: tuple[Ints, Ints, Ints],
+    gathered: Ints,
+    options: Options,
 ) -> tuple[list[int], Ints]:
-    """Every die's share of the activated experts; their groups in order, and the gates of finished dies."""
-    n_dies, model = workload.package.n_dies, workload.model
+    """Every die's share of the activated experts; their groups in order, and the gates of finished dies.
+
+    Shared experts are loaded first and computed when no routed expert is ready.
+    """
+    table, die_of, per_expert = slices
+    n_dies, model, topology = workload.package.n_dies, workload.model, workload.topology
     totals = batches.load[p].sum(axis=1)
-    order = id_order(totals.tolist())
-    groups = [work.new_group() for _ in order]
-    computed = work.new_gates([sum(rows[e][d].size for e in order) for d in range(n_dies)])
-    entry = [workload.topology.entry_die(int(workload.topology.nearest_channel[d]), d) for d in range(n_dies)]
-    for group, e in zip(groups, order, strict=True):
-        for d in range(n_dies):
-            tag = rows[e][d]
-            if tag.size == 0:
-                continue
-            width = slices[tag, 2] - slices[tag, 1]
-            tokens = np.full(tag.size, totals[e])
-            time = compute_ps(workload.package.die, tokens, model.d_model, width, model.weight_bits)[:, None]
-            via = entry[d] != d
-            idle = np.zeros_like(time)
-            work.add_chunks(
-                group=group,
-                bytes=width * workload.column_bytes,
-                die=np.tile([entry[d], d] if via else [d], (tag.size, 1)),
-                channel=int(workload.topology.nearest_channel[d]),
-                tag=tag,
-                compute_ps=np.hstack((idle, time)) if via else time,
-                stop_gate=[-1, gathered[d]] if via else [gathered[d]],
-                done=[-1, computed[d]] if via else [computed[d]],
-                tokens=[0, totals[e]] if via else [totals[e]],
-                stop_tag=p * workload.columns.size + e,
-            )
-    return groups, computed
+    by_load = in_order(totals.tolist(), options)
+    order = np.array(sorted(by_load, key=lambda e: e < model.n_experts), dtype=np.int64)
+    groups = np.array([work.new_group() for _ in order], dtype=np.int64)
+    first = np.cumsum(per_expert) - per_expert
+    of = np.repeat(np.arange(order.size), per_expert[order])
+    tag = first[order][of] + ranks_within(of)
+    die, expert = die_of[tag], order[of]
+    computed = work.new_gates(np.bincount(die, minlength=n_dies))
+    entry = np.array([topology.entry_die(int(topology.nearest_channel[d]), d) for d in range(n_dies)], dtype=np.int64)
+    width = table[tag, 2] - table[tag, 1]
+    time = compute_ps(workload.package.die, totals[expert], model.d_model, width, model.weight_bits)
+    through = (entry[die] != die).astype(np.int64)
+    chunk = np.repeat(np.arange(tag.size), 1 + through)
+    here = (ranks_within(chunk) == 1) | (through[chunk] == 0)
+    work.add_ragged(
+        1 + through,
+        {
+            "bytes": width * workload.column_bytes,
+            "group": groups[of],
+            "channel": topology.nearest_channel[die],
+            "tag": tag,
+        },
+        {
+            "die": np.where(here, die[chunk], entry[die][chunk]),
+            "compute_ps": np.where(here, time[chunk], 0),
+            "rank": (expert[chunk] >= model.n_experts).astype(np.int64),
+            "gate": np.where(here, gathered[die][chunk], -1),
+            "done": np.where(here, computed[die][chunk], -1),
+            "tokens": np.where(here, totals[expert][chunk], 0),
+            "tag": np.where(here, p * workload.columns.size + expert[chunk], -1),
+        },
+    )
+    return groups.tolist(), computed
