@@ -185,7 +185,8 @@ def simulate(
     best = min(found, key=lambda result: result.latency_ps)
     if len(found) > 1:
         tried = ", ".join(f"{format_time(r.latency_ps)} with {r.plan.notes[0]}" for r in found)
-        best = replace(best, plan=replace(best.plan, notes=(*best.plan.notes, f"the fastest of: {tried}")))
+        which, *others = best.plan.notes
+        best = replace(best, plan=replace(best.plan, notes=(which, f"the fastest of: {tried}", *others)))
     return best
 
 

@@ -14,13 +14,14 @@ from expertstream.engine.layout import SEND
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package, SurvivingPackage, Topology, surviving
-from expertstream.simulate import compare, latency_without_faults, simulate
-from expertstream.strategy import strategy_names
+from expertstream.simulate import compare, in_parts, latency_without_faults, simulate
+from expertstream.strategy import Options, strategy_names
 from expertstream.trace import synthesize
-from tests.property.cases import routing_of
+from tests.property.cases import routing_of, training_of
 
 MODEL = MoEModel.one_layer(d_model=64, d_ffn=48, n_experts=8, top_k=2, n_shared_experts=1, shared_d_ffn=24)
 ROUTING = routing_of(MODEL, 24, 1.0, 0)
+OPTIONS = Options(training=training_of(ROUTING, 0))
 PACKAGE = """\
 name: mine
 rows: 3
@@ -158,7 +159,7 @@ def test_healthy_ways_are_the_same_by_both_rules() -> None:
 @pytest.mark.parametrize("strategy", strategy_names())
 def test_a_dead_die_leaves_the_same_package_as_one_that_never_had_it(strategy: str) -> None:
     damaged, small = _package({"dead_dies": [2]}, 1, 3, (0, 2)), _package({}, 1, 2, (0,))
-    result, expected = simulate(MODEL, damaged, ROUTING, strategy), simulate(MODEL, small, ROUTING, strategy)
+    result, expected = (simulate(MODEL, p, ROUTING, strategy, options=OPTIONS) for p in (damaged, small))
     assert result.latency_ps == expected.latency_ps
     assert result.metrics.utilisation == expected.metrics.utilisation
     assert result.metrics.gap == expected.metrics.gap
@@ -169,7 +170,7 @@ def test_a_dead_die_leaves_the_same_package_as_one_that_never_had_it(strategy: s
 def test_results_have_the_numbers_of_the_whole_package(strategy: str) -> None:
     faults = {"dead_dies": [4], "links": [{"dies": [7, 8], "dead": True}]}
     package = _package(faults, channels=(0, 4, 8))
-    result = simulate(MODEL, package, ROUTING, strategy)
+    result = simulate(MODEL, package, ROUTING, strategy, options=OPTIONS)
     timeline, metrics = result.timeline, result.metrics
     assert result.prove() <= 1e-10
     assert 4 not in timeline.die
@@ -199,8 +200,10 @@ def test_a_slow_channel_stretches_its_loads_exactly() -> None:
 def test_comparisons_and_the_program_report_the_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = _package({"channels": [{"channel": 0, "dead": True}]})
     trace = synthesize(MODEL, requests=2, tokens_per_request=20, layers=[0])
+    evaluation, options = in_parts(trace, 8)
     for row in compare(MODEL, package, trace, tokens=[8]).rows:
-        healthy = simulate(MODEL, package.healthy, trace.iteration(8, 0), row["strategy"]).latency_ps
+        routing = evaluation.iteration(8, 0)
+        healthy = simulate(MODEL, package.healthy, routing, row["strategy"], options=options).latency_ps
         assert row["healthy_latency_ps"] == healthy
         assert row["slowdown"] == row["latency_ps"] / healthy
     healthy_rows = compare(MODEL, package.healthy, trace, tokens=[8], strategies="ep").by_tokens()
