@@ -6,7 +6,7 @@ from expertstream.package import Package
 from expertstream.package.technology import Technology
 from expertstream.simulate import Comparison, Result, compare, simulate
 from expertstream.strategy import Options, Plan, Strategy, strategy_names
-from expertstream.trace import Routing, RoutingTrace, calibrate, packaged_trace, synthesize
+from expertstream.trace import Routing, RoutingTrace, calibrate, capture, packaged_trace, register_router, synthesize
 
 __all__ = [
     "Comparison",
@@ -21,8 +21,10 @@ __all__ = [
     "Strategy",
     "Technology",
     "calibrate",
+    "capture",
     "compare",
     "packaged_trace",
+    "register_router",
     "simulate",
     "strategy_names",
     "synthesize",

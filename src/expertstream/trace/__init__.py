@@ -1,6 +1,7 @@
 """Routing traces: captures of a router, or calibrated synthetic ones."""
 
 from expertstream.trace.calibration import Calibration
+from expertstream.trace.capture import capture, register_router
 from expertstream.trace.fitting import calibrate
 from expertstream.trace.held_out import HeldOut, held_out
 from expertstream.trace.packaged import packaged_trace
@@ -17,8 +18,10 @@ __all__ = [
     "RoutingTrace",
     "TraceStatistics",
     "calibrate",
+    "capture",
     "held_out",
     "packaged_trace",
+    "register_router",
     "statistics",
     "synthesize",
 ]
