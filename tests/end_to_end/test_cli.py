@@ -108,7 +108,7 @@ def test_compare_prints_a_table_that_says_synthetic(small: str, capsys: pytest.C
     assert out.count("fse-dp-paired") >= 2
     assert f"proven: {4 * len(strategy_names())} timelines compute the dense layer" in out
     assert "same work: each strategy computed the same" in out
-    assert "DDR layout of tp: " in out
+    assert "DDR layout of tp, tp-per-expert: " in out
 
 
 def test_compare_in_a_narrow_terminal_cuts_no_number(
