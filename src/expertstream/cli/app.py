@@ -10,7 +10,7 @@ import typer
 from expertstream.cli.compare import compare_command
 from expertstream.cli.demo import demo_command
 from expertstream.cli.doctor import doctor_command
-from expertstream.cli.explore import sweep_command
+from expertstream.cli.explore import recommend_command, search_command, sweep_command
 from expertstream.cli.model import model_app
 from expertstream.cli.package import package_app
 from expertstream.cli.serve import serve_command
@@ -30,6 +30,8 @@ app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
 app.command("serve-sim")(serve_command)
 app.command("sweep")(sweep_command)
+app.command("search")(search_command)
+app.command("recommend")(recommend_command)
 app.add_typer(trace_app, name="trace")
 app.add_typer(model_app, name="model")
 app.add_typer(package_app, name="package")

@@ -1,4 +1,4 @@
-"""``expertstream sweep`` and ``expertstream search``."""
+"""``expertstream sweep``, ``search`` and ``recommend``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from expertstream.analysis import Budget
 from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
-from expertstream.cli.inputs import JsonOption
-from expertstream.explore import load_sweep, make_executor, sweep
+from expertstream.cli.inputs import JsonOption, ModelArgument, PackageOption, TechnologyOption, TraceOption
+from expertstream.explore import load_search, load_sweep, make_executor, recommend, search, sweep
 from expertstream.explore.fields import text_of
+from expertstream.explore.recommend import SPACE
 from expertstream.explore.spec import Base
 from expertstream.explore.store import RESULTS
+from expertstream.package.technology import DEFAULT_TECHNOLOGY
+from expertstream.report.files import write_json
 from expertstream.units import format_time
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to explore (examples/).")]
@@ -61,12 +65,118 @@ def sweep_command(
     if json:
         print_json(document)
         return
-    show(wanted, rows, [row for row in rows if row["feasible"]])
+    show(wanted, rows, [row for row in rows if row["feasible"]], "the fastest feasible ones")
     print(
         f"{document['points']} points ({found.ran} run now), {document['feasible']} feasible, {found.failed} failed; "
         f"all columns in {document['results']}"
     )
     say_failures(rows)
+
+
+def search_command(
+    spec: SpecArgument,
+    output: FolderOption = None,
+    executor: ExecutorOption = "processes",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Search for the best trade-offs between several objectives; killed, the same command goes on where it was.
+
+    Example: expertstream search examples/search.yaml --output designs
+    """
+    wanted = load_search(spec)
+    where = make_executor(executor, workers=workers, address=address)
+    folder = output or Path(spec.stem)
+    announce_compilation()
+    with progress("searching") as report:
+        found = search(wanted, folder, where, progress=report)
+    document = {
+        "results": str(folder / RESULTS),
+        "trials": wanted.trials,
+        "designs": found.table.num_rows,
+        "ran": found.ran,
+        "reference": found.reference,
+        "hypervolume": list(found.history),
+        "front": list(found.front),
+    }
+    write_json(document, folder / "search.json")
+    if json:
+        print_json(document)
+        return
+    show(wanted, found.table.to_pylist(), list(found.front), f"the {len(found.front)} best trade-offs", limit=40)
+    print(
+        f"{wanted.trials} trials, {found.table.num_rows} designs ({found.ran} run now); hypervolume "
+        f"{found.history[-1]:.3f}, {found.history[len(found.history) // 2]:.3f} half-way; all in {folder}"
+    )
+    say_failures(found.table.to_pylist())
+
+
+def recommend_command(
+    model: ModelArgument,
+    package: PackageOption = "test-chip-2x2",
+    technology: TechnologyOption = DEFAULT_TECHNOLOGY,
+    trace: TraceOption = None,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", min=1, help="Tokens per iteration.")] = 64,
+    area: Annotated[float, typer.Option("--area", help="Most mm2 of a die.")] = 30.0,
+    power: Annotated[float, typer.Option("--power", help="Most W of the package, everything at full rate.")] = 60.0,
+    tokens_per_s: Annotated[
+        float | None, typer.Option("--tokens-per-s", help="Least tokens/s of all MoE layers (attention not counted).")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=4, help="Designs to try.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the search.")] = Path(
+        "recommendation"
+    ),
+    executor: ExecutorOption = "processes",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Search for packages within a budget and name the best, with reasons.
+
+    Example: expertstream recommend qwen3-30b-a3b --area 30 --power 60 --tokens-per-s 500
+    """
+    budget = Budget(area, power)
+    where = make_executor(executor, workers=workers, address=address)
+    announce_compilation()
+    with progress("searching") as report:
+        found = recommend(
+            model,
+            output,
+            package=package,
+            technology=technology,
+            trace=None if trace is None else str(trace),
+            tokens=tokens,
+            budget=budget,
+            tokens_per_s=tokens_per_s,
+            trials=trials,
+            seed=seed,
+            executor=where,
+            progress=report,
+        )
+    designs = [{"best_at": list(d.best_at), "reasons": list(d.reasons), **d.row} for d in found.designs]
+    if json:
+        print_json({"met": found.met, "results": str(output / RESULTS), "designs": designs})
+        return
+    if not found.met:
+        print(f"none of {found.search.table.num_rows} designs meets every demand")
+    for design in found.designs:
+        row = design.row
+        print(f"\n{', '.join(design.best_at)}:")
+        print("  " + ", ".join(f"{path.split('.', 1)[-1]} {text_of(path, row[path])}" for path in SPACE))
+        print(
+            f"  {row['model_tokens_per_s']:.0f} tokens/s (MoE layers only), {format_time(row['latency_ps'])} a layer, "
+            f"{row['energy_per_token_pj'] / 1e9:.3g} ({row['energy_per_token_pj_low'] / 1e9:.3g} to "
+            f"{row['energy_per_token_pj_high'] / 1e9:.3g}) mJ a token and layer"
+        )
+        print(
+            f"  die {row['die_area_mm2']:.1f} ({row['die_area_mm2_low']:.1f} to {row['die_area_mm2_high']:.1f}) mm2, "
+            f"rated {row['rated_power_w']:.1f} ({row['rated_power_w_low']:.1f} to {row['rated_power_w_high']:.1f}) W"
+        )
+        for reason in design.reasons:
+            print(f"  - {reason}")
+    print(f"\n{found.search.table.num_rows} designs were simulated; all of them are in {output / RESULTS}")
 
 
 def say_damaged(files: tuple[str, ...]) -> None:
@@ -82,11 +192,18 @@ def say_failures(rows: list[dict[str, Any]]) -> None:
         remark(f"{messages.count(message)} failed: {message}")
 
 
-def show(spec: Base, rows: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> None:
+def show(spec: Base, rows: list[dict[str, Any]], chosen: list[dict[str, Any]], what: str, limit: int = ROWS) -> None:
     """A table of the fastest of the chosen rows."""
-    title = f"{spec.model} on {spec.package}, {len(rows)} points; the {min(ROWS, len(chosen))} fastest feasible ones"
-    best = sorted(chosen, key=lambda row: (row["latency_ps"], row["energy_pj"], row["point"]))[:ROWS]
-    columns = [*spec.fields, "latency", "MAC use", "energy", "die area", "rated power"]
+    best = sorted(chosen, key=lambda row: (row["latency_ps"], row["energy_pj"], row["point"]))[:limit]
+    title = f"{spec.model} on {spec.package}, {len(rows)} points; {what}"
+    columns = [
+        *(path.replace(".", ".\n") for path in spec.fields),
+        "latency",
+        "MAC use",
+        "energy",
+        "die area",
+        "rated power",
+    ]
     cells = [[*(text_of(path, row[path]) for path in spec.fields), *_results(row)] for row in best]
     stdout().print(table(title, columns, cells, left=0))
 

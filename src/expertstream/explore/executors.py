@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, Literal, Protocol
@@ -29,6 +29,10 @@ class Executor(Protocol):
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
         """Take batches when workers have room and give their rows as they come."""
+        ...
+
+    def close(self) -> None:
+        """Let the workers go; a later ``run`` starts new ones."""
         ...
 
 
@@ -64,21 +68,34 @@ class Serial:
         """One batch after another."""
         return map(run_batch, batches)
 
+    def close(self) -> None:
+        """Nothing to do."""
+
 
 class Processes:
     """Processes of this machine. A worker that dies costs no row: its batches run again in new processes."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin_worker)
+        return self._pool
+
+    def close(self) -> None:
+        """End the processes."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
         """Rows of the batches, as they come."""
         deaths: dict[int, int] = {}
         again: list[Batch] = []
         while True:
-            pool = ProcessPoolExecutor(
-                self.workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
-            )
             flying: dict[Future[Done], Batch] = {}
             try:
                 while True:
@@ -86,7 +103,7 @@ class Processes:
                         batch = again.pop() if again else next(batches, None)
                         if batch is None:
                             break
-                        flying[pool.submit(run_batch, batch)] = batch
+                        flying[self._started().submit(run_batch, batch)] = batch
                     if not flying:
                         return
                     for future in wait(flying, return_when=FIRST_COMPLETED).done:
@@ -94,6 +111,7 @@ class Processes:
                         del flying[future]
                         yield done
             except BrokenProcessPool:
+                self.close()
                 for future, batch in flying.items():
                     if future.done() and future.exception() is None:
                         yield future.result()
@@ -104,8 +122,6 @@ class Processes:
                         again.append(batch)
                     else:
                         yield Done(failed_rows(batch, f"worker processes died {MAX_DEATHS} times with it"), 0.0)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Dask:
@@ -113,6 +129,8 @@ class Dask:
 
     def __init__(self, workers: int, address: str | None) -> None:
         self.workers, self.address = workers, address
+        self._client: Any = None
+        self._cluster: Any = None
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
         """Rows of the batches, as they come. A worker that is lost costs no row: Dask runs its batches elsewhere.
@@ -120,15 +138,40 @@ class Dask:
         Raises:
             ConfigError: Dask is not installed, the scheduler cannot be reached or is lost, or has no workers.
         """
+        distributed, client = self._started()
+        flying: dict[Any, Batch] = {}
+        for batch in _up_to(batches, AHEAD * self._threads(client)):
+            flying[client.submit(run_batch, batch, pure=False)] = batch
+        finished = distributed.as_completed(list(flying))
+        for future in finished:
+            batch = flying.pop(future)
+            failure = future.exception() if future.status == "error" else None
+            if isinstance(failure, distributed.KilledWorker):
+                yield Done(failed_rows(batch, f"Dask workers died with it: {failure}"), 0.0)
+            elif failure is not None or future.status != "finished":
+                raise ConfigError(
+                    f"the Dask cluster gave up a batch ({failure or future.status}); do its workers have the same "
+                    "versions of Python and expertstream? Run the same command again to go on"
+                )
+            else:
+                yield future.result()
+            future.release()
+            for more in _up_to(batches, AHEAD * self._threads(client) - len(flying)):
+                flying[added := client.submit(run_batch, more, pure=False)] = more
+                finished.add(added)
+
+    def _started(self) -> tuple[Any, Any]:
+        """The module ``distributed``, and a client with at least one worker."""
         try:
             distributed: Any = importlib.import_module("distributed")
         except ImportError:
             raise ConfigError('Dask is not installed; pip install "expertstream[explore]"') from None
-        cluster: Any = None
+        if self._client is not None:
+            return distributed, self._client
         try:
             if self.address is None:
-                cluster = distributed.LocalCluster(self.workers, threads_per_worker=1, dashboard_address=None)
-            client = distributed.Client(cluster or self.address, timeout=WAIT_S)
+                self._cluster = distributed.LocalCluster(self.workers, threads_per_worker=1, dashboard_address=None)
+            self._client = distributed.Client(self._cluster or self.address, timeout=WAIT_S)
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
@@ -136,49 +179,24 @@ class Dask:
                 "give its address, such as tcp://127.0.0.1:8786"
             ) from None
         try:
-            _wait_for_a_worker(client, self.address)
-            submit = _submitter(client)
-            flying: dict[Any, Batch] = {}
-            for batch in _up_to(batches, AHEAD * self._threads(client)):
-                flying[submit(batch)] = batch
-            finished = distributed.as_completed(list(flying))
-            for future in finished:
-                batch = flying.pop(future)
-                failure = future.exception() if future.status == "error" else None
-                if isinstance(failure, distributed.KilledWorker):
-                    yield Done(failed_rows(batch, f"Dask workers died with it: {failure}"), 0.0)
-                elif failure is not None or future.status != "finished":
-                    raise ConfigError(
-                        f"the Dask cluster gave up a batch ({failure or future.status}); do its workers have the same "
-                        "versions of Python and expertstream? Run the same command again to go on"
-                    )
-                else:
-                    yield future.result()
-                future.release()
-                for more in _up_to(batches, AHEAD * self._threads(client) - len(flying)):
-                    flying[added := submit(more)] = more
-                    finished.add(added)
-        finally:
-            client.close()
-            if cluster is not None:
-                cluster.close()
+            self._client.wait_for_workers(1, timeout=WAIT_S)
+        except TimeoutError:
+            raise ConfigError(
+                f"the Dask scheduler at '{self.address}' has no worker after {WAIT_S} s; start some: "
+                f"dask worker {self.address}"
+            ) from None
+        return distributed, self._client
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it is of this machine."""
+        for part in (self._client, self._cluster):
+            if part is not None:
+                part.close()
+        self._client = self._cluster = None
 
     def _threads(self, client: Any) -> int:
         self.workers = max(sum(client.nthreads().values()), 1)
         return self.workers
-
-
-def _submitter(client: Any) -> Callable[[Batch], Any]:
-    return lambda batch: client.submit(run_batch, batch, pure=False)
-
-
-def _wait_for_a_worker(client: Any, address: str | None) -> None:
-    try:
-        client.wait_for_workers(1, timeout=WAIT_S)
-    except TimeoutError:
-        raise ConfigError(
-            f"the Dask scheduler at '{address}' has no worker after {WAIT_S} s; start some: dask worker {address}"
-        ) from None
 
 
 def _up_to(batches: Iterator[Batch], n: int) -> Iterator[Batch]:

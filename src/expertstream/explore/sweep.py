@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from expertstream.explore.executors import Executor, Processes, make_executor
+from expertstream.explore.executors import Executor, make_executor
 from expertstream.explore.jobs import Inputs, jobs_of, points_of
 from expertstream.explore.rows import FAILED
 from expertstream.explore.run import Progress, run_jobs
@@ -59,18 +59,18 @@ def sweep(
     inputs = Inputs(spec)
     jobs = jobs_of(inputs, points_of(spec))
     store = Store(folder, inputs.fields, spec_document(spec, inputs))
+    executor = executor or default_executor()
     try:
-        ran = run_jobs(inputs, jobs, store, executor or default_executor(), progress, retry_failed=retry_failed)
+        ran = run_jobs(inputs, jobs, store, executor, progress, retry_failed=retry_failed)
         return Sweep(store.finish(), ran, tuple(store.damaged))
     finally:
+        executor.close()
         store.close()
 
 
 def default_executor() -> Executor:
     """A process per core."""
-    executor = make_executor("processes")
-    assert isinstance(executor, Processes)
-    return executor
+    return make_executor("processes")
 
 
 def spec_document(spec: Base, inputs: Inputs) -> dict[str, Any]:

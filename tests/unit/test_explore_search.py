@@ -1,0 +1,159 @@
+"""Searches and recommendations: fronts, hypervolume, resuming, and that designs that break a limit are not named."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from expertstream.analysis import Budget
+from expertstream.errors import ConfigError
+from expertstream.explore import SearchSpec, recommend, search
+from expertstream.explore.executors import Serial
+from expertstream.explore.pareto import front, hypervolume
+from expertstream.explore.search import Search
+from tests.needs import needs_module
+
+FIELDS = {
+    "package.channels.bandwidth": ["12.8 GB/s", "25.6 GB/s", "51.2 GB/s"],
+    "package.die.weight_buffer": ["1 KiB", "2 MiB", "4 MiB", "8 MiB"],
+    "strategy": ["tp", "fse-dp"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _optuna() -> None:
+    needs_module("optuna", "explore")
+
+
+def spec(**changes: object) -> SearchSpec:
+    values = {
+        "model": "phi-3.5-moe",
+        "tokens": 8,
+        "fields": FIELDS,
+        "limits": ["rated_power_w <= 50"],
+        "where": ["strategy != 'tp' or package.die.weight_buffer > 2 MiB"],
+        "objectives": {"latency_ps": "minimize", "die_area_mm2": "minimize"},
+        "trials": 30,
+        "population": 6,
+    }
+    return SearchSpec.model_validate({**values, **changes})
+
+
+def test_front_and_hypervolume_by_hand() -> None:
+    values = np.array([[1.0, 4.0], [2.0, 2.0], [2.0, 3.0], [4.0, 1.0], [2.0, 2.0], [5.0, 5.0]])
+    assert front(values).tolist() == [0, 1, 3]
+    # up to (6, 6): 5 x 2 for the first, 4 x 2 more for the second, 2 x 1 more for the third
+    assert hypervolume(values, np.array([6.0, 6.0])) == 5 * 2 + 4 * 2 + 2 * 1
+    assert hypervolume(values, np.array([1.0, 1.0])) == 0
+    assert hypervolume(np.array([[3.0]]), np.array([5.0])) == 2
+
+
+def test_hypervolume_of_three_objectives_is_a_count_of_unit_cubes() -> None:
+    rng = np.random.default_rng(3)
+    points = rng.integers(0, 6, (12, 3))
+    cubes = sum(
+        any(all(p <= c for p, c in zip(point, cube, strict=True)) for point in points.tolist())
+        for cube in itertools.product(range(6), repeat=3)
+    )
+    assert hypervolume(points.astype(np.float64), np.full(3, 6.0)) == cubes
+
+
+def test_the_front_is_that_of_all_feasible_designs(tmp_path: Path) -> None:
+    found = search(spec(), tmp_path / "out", Serial())
+    rows = [row for row in found.table.to_pylist() if row["feasible"]]
+    assert 0 < len(rows) < found.table.num_rows  # some break the limit or fail
+    assert all(row["rated_power_w"] <= 50 for row in found.front)
+    assert not any(row["strategy"] == "tp" and row["package.die.weight_buffer"] <= 2 << 20 for row in rows)
+    for row in rows:
+        better = [
+            other
+            for other in rows
+            if other["latency_ps"] <= row["latency_ps"] and other["die_area_mm2"] < row["die_area_mm2"]
+        ]
+        if row["hash"] in {one["hash"] for one in found.front}:
+            assert not better
+    assert list(found.history) == sorted(found.history)
+    assert len(found.history) == 30
+    assert 0 < found.history[-1] <= 1
+
+
+def _same(one: Search, other: Search) -> bool:
+    return one.table.equals(other.table) and one.history == other.history and one.front == other.front
+
+
+def test_the_seed_decides_and_a_stopped_search_goes_on_the_same_way(tmp_path: Path) -> None:
+    whole = search(spec(), tmp_path / "whole", Serial())
+    assert _same(whole, search(spec(), tmp_path / "twice", Serial()))
+    assert not whole.table.equals(search(spec(seed=1), tmp_path / "other", Serial()).table)
+    stopped = 0
+    for stop_at in (1, 3):
+
+        def stop(done: int, total: int, what: str, stop_at: int = stop_at) -> None:
+            if done >= 6 * stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            search(spec(), tmp_path / "parts", Serial(), progress=stop)
+        stopped += 1
+    again = search(spec(), tmp_path / "parts", Serial())
+    assert stopped == 2
+    assert _same(whole, again)
+    assert again.ran < whole.ran
+
+
+def test_killed_between_asking_and_telling_the_same_designs_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search(spec(), tmp_path / "whole", Serial())
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object, **__: object) -> int:
+            raise KeyboardInterrupt
+
+        patch.setattr(sys.modules["expertstream.explore.search"], "run_jobs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search(spec(), tmp_path / "out", Serial())
+    shutil.rmtree(tmp_path / "out/shards")
+    assert _same(whole, search(spec(), tmp_path / "out", Serial()))
+
+
+def test_no_feasible_design(tmp_path: Path) -> None:
+    found = search(spec(limits=["die_area_mm2 <= 1"], trials=8), tmp_path / "out", Serial())
+    assert found.front == ()
+    assert found.history == (0.0,) * 8
+
+
+def test_recommended_designs_meet_every_demand_and_no_neighbour_is_better(tmp_path: Path) -> None:
+    found = recommend(
+        "phi-3.5-moe", tmp_path / "out", tokens=8, budget=Budget(30, 60), tokens_per_s=100, trials=24, executor=Serial()
+    )
+    assert found.met
+    assert {goal for design in found.designs for goal in design.best_at} == {"smallest die", "least energy", "fastest"}
+    for design in found.designs:
+        assert design.row["die_area_mm2"] <= 30
+        assert design.row["rated_power_w"] <= 60
+        assert design.row["model_tokens_per_s"] >= 100
+        assert design.reasons[0].startswith("limited by ")
+        assert any(" instead of " in reason for reason in design.reasons)
+        if "fastest" in design.best_at:
+            slower = [row for row in found.search.front if row["latency_ps"] < design.row["latency_ps"]]
+            assert slower == []
+
+
+def test_demands_that_no_design_meets_name_what_is_missed(tmp_path: Path) -> None:
+    found = recommend("phi-3.5-moe", tmp_path / "out", tokens=8, budget=Budget(3, 60), trials=8, executor=Serial())
+    assert not found.met
+    assert any(reason.startswith("misses the area: ") for reason in found.designs[0].reasons)
+    with pytest.raises(ConfigError, match="tokens/s is -1; it must be above 0"):
+        recommend("phi-3.5-moe", tmp_path / "other", tokens_per_s=-1)
+
+
+def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r'Optuna is not installed; pip install "expertstream\[explore\]"'):
+        search(spec(), tmp_path / "out", Serial())
