@@ -38,9 +38,8 @@ def main() -> None:
         pairs = [(seconds(model, ids, False), seconds(model, ids, True)) for _ in range(9)]
         plain, hooked = (statistics.median(column) for column in zip(*pairs, strict=True))
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
-        print(
-            f"{name} ({parameters:.0f} M parameters, 512 tokens): {1e3 * plain:.1f} ms, {100 * (hooked / plain - 1):+.1f} %"
-        )
+        cost = 100 * (hooked / plain - 1)
+        print(f"{name} ({parameters:.0f} M parameters, 512 tokens): {1e3 * plain:.1f} ms, {cost:+.1f} %")
 
 
 if __name__ == "__main__":
