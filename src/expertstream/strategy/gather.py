@@ -122,9 +122,15 @@ def add_gathered(
                 {"die": [d], "arrive": [placed], "hold": [combined if chains else -1]},
             )
             if ready >= 0:
-                relays.add({"group": group, "bytes": 0, "gate": ready}, {"die": [d], "arrive": [arrived[at[d]]]})
+                relays.add(
+                    {"group": group, "bytes": 0, "gate": ready},
+                    {"die": [d], "arrive": [arrived[at[d]]], "done": [-1]},
+                )
             if load[d]:
-                relays.add({"group": group, "bytes": 0, "gate": computed[at[d]]}, {"die": [d], "done": [done]})
+                relays.add(
+                    {"group": group, "bytes": 0, "gate": computed[at[d]]},
+                    {"die": [d], "arrive": [-1], "done": [done]},
+                )
                 signals += 1
         for s in chains:
             turned = full[full.index(s) + 1 :] + full[: full.index(s)]
