@@ -106,6 +106,29 @@ def test_request_files_of_three_kinds_say_the_same(tmp_path: Path) -> None:
         assert list(read_requests(tmp_path / name)()) == expected
 
 
+def test_azure_traces_of_both_years_are_read(tmp_path: Path) -> None:
+    # the later traces name a time zone and leave out a fraction of zero; some requests generated nothing
+    (tmp_path / "r.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 00:00:00+00:00,10,3\n2024-05-10 00:00:00.009930+00:00,20,0\n2024-05-10 02:00:01+02:00,30,5\n"
+    )
+    expected = [Request(0, 0, 10, 3), Request(1, 9930 * 10**6, 20, 1), Request(2, 10**12, 30, 5)]
+    assert list(read_requests(tmp_path / "r.csv")()) == expected
+
+
+def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text("\n")
+    with pytest.raises(ConfigError, match=re.escape("there are no requests to serve; the request file is empty")):
+        Stream(read_requests(tmp_path / "r.jsonl"), None)
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.csv"])
+def test_request_files_in_other_encodings_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00bad")
+    with pytest.raises(ConfigError, match="is not a readable text file; requests are written in UTF-8"):
+        list(read_requests(tmp_path / name)())
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

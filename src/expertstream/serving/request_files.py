@@ -2,17 +2,20 @@
 
 Own form, one row per request in the order of arrival: ``arrival_us`` (microseconds since the start, whole number),
 ``prompt_tokens``, ``output_tokens``. Azure's (github.com/Azure/AzurePublicDataset): TIMESTAMP, ContextTokens,
-GeneratedTokens; times count from the first row. Files are read as a stream.
+GeneratedTokens; times count from the first row, and a request that generated nothing counts as one output token, which
+its prompt yields anyway. Files are read as a stream.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +27,7 @@ MICROSECOND_PS = 10**6
 OWN = ("arrival_us", "prompt_tokens", "output_tokens")
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BATCH_ROWS = 4096
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def read_requests(path: Path) -> Callable[[], Iterator[Request]]:
@@ -40,8 +44,19 @@ def read_requests(path: Path) -> Callable[[], Iterator[Request]]:
     return lambda: readers[path.suffix](path)
 
 
+@contextmanager
+def _text(path: Path) -> Iterator[IO[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            yield lines
+    except UnicodeDecodeError:
+        raise ConfigError(f"'{path}' is not a readable text file; requests are written in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the request file '{path}': {error.strerror}") from None
+
+
 def _jsonl(path: Path) -> Iterator[Request]:
-    with path.open(encoding="utf-8") as lines:
+    with _text(path) as lines:
         for number, line in enumerate(line for line in lines if line.strip()):
             try:
                 row = json.loads(line)
@@ -67,7 +82,7 @@ def _parquet(path: Path) -> Iterator[Request]:
 
 
 def _azure(path: Path) -> Iterator[Request]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with _text(path) as lines:
         rows = csv.DictReader(lines)
         if missing := [key for key in AZURE if key not in (rows.fieldnames or ())]:
             raise ConfigError(f"{path}: there is no column '{missing[0]}'; needed: {', '.join(AZURE)}")
@@ -75,17 +90,19 @@ def _azure(path: Path) -> Iterator[Request]:
         for number, row in enumerate(rows):
             at = _time_us(path, number, row["TIMESTAMP"])
             first = at if first is None else first
-            lengths = [_whole(row[key]) for key in AZURE[1:]]
-            yield _request(path, number, [at - first, *lengths])
+            prompt, output = (_whole(row[key]) for key in AZURE[1:])
+            yield _request(path, number, [at - first, prompt, 1 if output == 0 else output])
 
 
 def _time_us(path: Path, number: int, text: str | None) -> int:
-    """Whole microseconds; the traces write seven digits of a second, the last of which is dropped."""
+    """Whole microseconds since 1970; the traces write up to seven digits of a second, the last of which is dropped."""
+    found = re.fullmatch(r"([^.+]{11,}?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)?", (text or "").strip())
     try:
-        main, _, fraction = (text or "").strip().partition(".")
-        digits = fraction.split("+")[0].rstrip("Z")
-        seconds = (datetime.fromisoformat(main) - datetime(1970, 1, 1)) // timedelta(seconds=1)
-        return seconds * 10**6 + int((digits + "000000")[:6])
+        if found is None:
+            raise ValueError
+        main, fraction, zone = found.groups()
+        at = datetime.fromisoformat(main + (zone or "Z")).astimezone(UTC)
+        return (at - EPOCH) // timedelta(microseconds=1) + int(((fraction or "") + "000000")[:6])
     except ValueError:
         raise ConfigError(
             f"{path}, request {number}: TIMESTAMP is '{text}'; write for example 2023-11-16 18:15:46.6805900"

@@ -81,7 +81,7 @@ class Stream:
     """Requests with arrival times of their own, from an iterator that can be started anew.
 
     Raises:
-        ConfigError: arrivals are not in order.
+        ConfigError: there are no requests, or their arrivals are not in order.
     """
 
     def __init__(self, start: Callable[[], Iterator[Request]], count: int | None) -> None:
@@ -89,6 +89,8 @@ class Stream:
         self._taken = 0
         self._requests = islice(start(), count)
         self._next: Request | None = next(self._requests, None)
+        if self._next is None:
+            raise ConfigError("there are no requests to serve; the request file is empty")
 
     def take(self, now_ps: int) -> Request | None:  # noqa: D102
         taken = self._next
