@@ -21,7 +21,8 @@ from expertstream.engine.run import View
 from expertstream.engine.state import build
 from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, Package
-from expertstream.simulate import network_of, simulate
+from expertstream.planning import network_of
+from expertstream.simulate import simulate
 from expertstream.strategy import Options, get_strategy
 from expertstream.trace import Routing, synthesize
 from expertstream.workload import LayerWorkload

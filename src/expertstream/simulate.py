@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.analysis import Metrics, measure
-from expertstream.engine.network import Network
 from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
 from expertstream.errors import ConfigError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.numerics import check_coverage, check_loads, prove
-from expertstream.package import Package, Topology
+from expertstream.package import Package
 from expertstream.package.technology import Technology
+from expertstream.planning import plan_on
 from expertstream.renumber import on_the_damaged_package
 from expertstream.report.html import write_comparison_html, write_run_html
 from expertstream.report.perfetto import write_perfetto
@@ -141,19 +141,6 @@ def _range(levels: NDArray[np.float64]) -> str:
     return f"{nominal} ({low} to {high})"
 
 
-def network_of(package: Package, plan: Plan) -> Network:
-    """Resources of a package (without faults, or of what survives them) with the buffers that the plan was given."""
-    topology = Topology.of(package)
-    return Network(
-        buffer_bytes=plan.buffer_bytes,
-        channel_bandwidth=np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64),
-        channel_latency_ps=np.array([c.latency_ps for c in package.channels], dtype=np.int64),
-        header_bytes=package.d2d.header_bytes,
-        links=topology.links,
-        **topology.network_arrays(),
-    )
-
-
 def simulate(
     model: MoEModel,
     package: Package,
@@ -178,8 +165,6 @@ def simulate(
     """
     options = Options() if options is None else options
     chosen = get_strategy(strategy)
-    if package.d2d.switching == "store-and-forward":
-        raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
     workload = LayerWorkload.of(model, package, routing, spread=spread)
     found = [_run(chosen, workload, variant, technology) for variant in chosen.variants(options)]
     best = min(found, key=lambda result: result.latency_ps)
@@ -191,10 +176,13 @@ def simulate(
 
 
 def _run(strategy: Strategy, workload: LayerWorkload, options: Options, technology: Technology | None) -> Result:
-    with blame(strategy.plan):
-        plan = strategy.plan(workload, options)
+    def make(package: Package) -> Plan:
+        plan = strategy.plan(workload.on(package), options)
         check_plan(plan, strategy, workload)
-        network = network_of(workload.package, plan)
+        return plan
+
+    with blame(strategy.plan):
+        plan, network = plan_on(workload.package, make)
         timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps)
     if plan.die_of_token is not None:
         workload, plan = replace(workload, die_of_token=plan.die_of_token), replace(plan, die_of_token=None)

@@ -99,6 +99,10 @@ class LayerWorkload:
             )
         return replace(self, die_of_token=home.astype(np.int64))
 
+    def on(self, package: Package) -> LayerWorkload:
+        """The same layer on a package that differs in its buffers only."""
+        return self if package is self.package else replace(self, package=package, topology=Topology.of(package))
+
     @property
     def n_tokens(self) -> int:
         """Tokens of the iteration."""

@@ -94,6 +94,7 @@ def packages(draw: st.DrawFn) -> Package:
             bandwidth_bytes_per_s=draw(st.sampled_from([10**9, 288 * 10**9])),
             latency_ps=draw(st.sampled_from([0, 4020])),
             header_bytes=draw(st.sampled_from([0, 16])),
+            switching=draw(st.sampled_from(["cut-through", "cut-through", "store-and-forward"])),
         ),
         channels=tuple(
             ChannelSpec(

@@ -12,9 +12,9 @@ from expertstream.engine.run import run
 from expertstream.errors import BufferTooSmallError
 from expertstream.model import MoEModel
 from expertstream.package import Package
+from expertstream.planning import network_of
 from expertstream.serving.attention import HEADS, READ, WRITE, AttentionBatch, plan_attention
 from expertstream.serving.heads import share_heads
-from expertstream.simulate import network_of
 from tests.property.cases import packages
 
 

@@ -16,6 +16,7 @@ from expertstream.engine.timeline import Timeline
 from expertstream.errors import BufferTooSmallError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
+from expertstream.planning import network_of
 from expertstream.serving.attention import (
     FRONT,
     HEAD,
@@ -31,7 +32,6 @@ from expertstream.serving.attention import (
     plan_lm_head,
 )
 from expertstream.serving.heads import share_heads
-from expertstream.simulate import network_of
 
 NS = 1000
 FAST = 9 * 10**12

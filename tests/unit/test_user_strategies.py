@@ -150,7 +150,7 @@ def test_a_missing_file_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_fault_of_a_built_in_strategy_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["expertstream.simulate"], "network_of", lambda *_: 1 // 0)
+    monkeypatch.setattr(sys.modules["expertstream.simulate"], "plan_on", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         _simulate("fse-dp")
 

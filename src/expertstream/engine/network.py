@@ -22,6 +22,8 @@ class Network:
         path_latency_ps: int64 [dies * dies].
         header_bytes: bytes added to each transfer between dies.
         links: int64 [links, 2], source and destination die.
+        transit_bytes: None: cut-through, a transfer takes all links of its path at once and no buffer on the way. Else
+            store-and-forward, and so much of each weight and token buffer is kept for what passes, int64 [2].
     """
 
     buffer_bytes: NDArray[np.int64]
@@ -33,6 +35,7 @@ class Network:
     path_latency_ps: NDArray[np.int64]
     header_bytes: int
     links: NDArray[np.int64]
+    transit_bytes: NDArray[np.int64] | None = None
 
     @property
     def n_dies(self) -> int:

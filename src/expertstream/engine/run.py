@@ -94,7 +94,7 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
             ctl[at.K_DECIDE] = 1
     if np.any(state.tables["chunks"][:, at.C_LEFT] > 0):
         raise SimulationStuckError(_explain(state, network))
-    return Timeline.of_run(state, work, network)
+    return Timeline.of_run(state, network)
 
 
 def _explain(state: State, network: Network) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from expertstream.engine import layout as at
 from expertstream.engine.check import check_work
+from expertstream.engine.forwarding import stop_on_the_way
 from expertstream.engine.network import Network
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
@@ -19,13 +20,19 @@ POOL_NAMES = ("weight buffer", "token buffer")
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The vector that the kernel works on, and views of the tables that Python reads (shapes in layout.py)."""
+    """The vector that the kernel works on, and views of the tables that Python reads (shapes in layout.py).
+
+    Attributes:
+        chunk_tag, stop_tag: the caller's labels, int64 [chunks] and [stops].
+    """
 
     vector: Ints
     tables: dict[str, Ints]
+    chunk_tag: Ints
+    stop_tag: Ints
 
     @classmethod
-    def of(cls, tables: dict[str, Ints], n_dies: int, n_channels: int) -> State:
+    def of(cls, tables: dict[str, Ints], tags: tuple[Ints, Ints], n_dies: int, n_channels: int) -> State:
         """Lay out the tables behind the control scalars."""
         sizes = [tables[name].size for name in at.TABLES]
         starts = at.K_COLS + np.concatenate(([0], np.cumsum(sizes)))
@@ -36,13 +43,15 @@ class State:
         for name, start, size in zip(at.TABLES, starts[:-1].tolist(), sizes, strict=True):
             vector[start : start + size] = tables[name].reshape(-1)
             views[name] = vector[start : start + size].reshape(tables[name].shape)
-        return cls(vector, views)
+        return cls(vector, views, *tags)
 
 
 def build(work: Work, network: Network) -> State:
     """State at time zero. Raises WorkloadError (check_work) and BufferTooSmallError."""
     c, s = work.chunk_arrays(), work.stop_arrays()
     check_work(work, network, c, s)
+    if network.transit_bytes is not None:
+        c, s = stop_on_the_way(c, s, network)
     n_chunks, n_stops, n_dies = c["bytes"].size, s["die"].size, network.n_dies
     chunk_of = np.repeat(np.arange(n_chunks), c["n_stops"])
     first = np.cumsum(c["n_stops"]) - c["n_stops"]
@@ -127,7 +136,7 @@ def build(work: Work, network: Network) -> State:
         "rows": np.zeros((rows, at.T_COLS), dtype=np.int64),
         "link_to": network.links[:, 1],
     }
-    return State.of(tables, n_dies, n_channels)
+    return State.of(tables, (c["tag"], s["tag"]), n_dies, n_channels)
 
 
 def transfer_ps(n_bytes: Ints, bandwidth: Ints) -> Ints:
@@ -154,6 +163,9 @@ def _need(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, first: Ints, n
         multi = moving & (per_chunk[chunk_of] > 1)
         slot = int(space[multi].max()) if multi.any() else 0
         need[moving] += later[moving] * slot
+        if network.transit_bytes is not None:
+            kept = moving & ~multi & (s["passing"] == 0)
+            need[kept] += network.transit_bytes[kind]
     need[space == 0] = 0
     capacity = network.buffer_bytes[s["die"], pool]
     short = np.flatnonzero(need > capacity)

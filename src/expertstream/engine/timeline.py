@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from expertstream.engine import layout as at
 from expertstream.engine.network import Network
 from expertstream.engine.state import State
-from expertstream.engine.work import Work
 
 Ints = NDArray[np.int64]
 KINDS = ("load", "send", "compute")
@@ -63,7 +62,7 @@ class Timeline:
         return int(self.start_ps.size)
 
     @classmethod
-    def of_run(cls, state: State, work: Work, network: Network) -> Timeline:
+    def of_run(cls, state: State, network: Network) -> Timeline:
         """Columns of a finished run."""
         rows = state.tables["rows"][: int(state.vector[at.K_ROWS])]
         stop, kind = rows[:, at.T_STOP], rows[:, at.T_KIND]
@@ -83,8 +82,8 @@ class Timeline:
             chunk=chunk,
             group=state.tables["chunks"][chunk, at.C_GROUP],
             stop=stop.copy(),
-            tag=work.chunk_arrays()["tag"][chunk],
-            stop_tag=work.stop_arrays()["tag"][stop],
+            tag=state.chunk_tag[chunk],
+            stop_tag=state.stop_tag[stop],
             bytes=np.where(kind == at.COMPUTE, 0, state.tables["chunks"][chunk, at.C_BYTES]),
             tokens=np.where(kind == at.COMPUTE, state.tables["stops"][stop, at.S_TOKENS], 0),
             ready_ps=rows[:, at.T_READY].copy(),

@@ -20,11 +20,10 @@ from expertstream.engine.layout import LOAD, TOKENS
 from expertstream.engine.run import AllAtOnce, run
 from expertstream.engine.timeline import Timeline
 from expertstream.engine.work import Work
-from expertstream.errors import WorkloadError
 from expertstream.model import MoEModel
 from expertstream.package import Package, surviving
+from expertstream.planning import plan_on
 from expertstream.serving.attention import AttentionBatch, BlockPlan, plan_attention, plan_lm_head
-from expertstream.simulate import network_of
 from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
 from expertstream.trace import Routing
@@ -73,7 +72,6 @@ class Blocks:
 
     Raises:
         ConfigError: the strategy is unknown.
-        WorkloadError: the package switches in a way that is not simulated.
     """
 
     def __init__(
@@ -86,8 +84,6 @@ class Blocks:
         reuse: bool = True,
         observe: Observer | None = None,
     ) -> None:
-        if package.d2d.switching == "store-and-forward":
-            raise WorkloadError("d2d switching 'store-and-forward' is not simulated yet; use 'cut-through'")
         self.model, self.options = model, options
         self._strategy = get_strategy(strategy)
         self._whole = package
@@ -109,13 +105,12 @@ class Blocks:
         self, batch: AttentionBatch, *, router: bool, reserved_bytes: int = 0, layer: int = -1
     ) -> BlockTiming:
         """Time the attention block of a layer; ``reserved_bytes`` of each token buffer are not available to it."""
-        package = self.package(reserved_bytes)
         return self._time(
             "attention",
             layer,
             reserved_bytes,
             (batch.new, batch.context, batch.home, np.array([router])),
-            lambda: (plan_attention(self.model, package, batch, router=router), None),
+            lambda package: (plan_attention(self.model, package, batch, router=router), None),
         )
 
     def experts(self, routing: Routing, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
@@ -126,7 +121,7 @@ class Blocks:
             reserved_bytes,
             # a strategy may look at all of the routing: placements are fitted per layer
             (np.array([routing.layer]), routing.experts, routing.weights, routing.request, home),
-            lambda: self._layer(self.model, routing, home, reserved_bytes),
+            lambda package: self._layer(self.model, routing, home, package),
         )
 
     def dense(self, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
@@ -146,20 +141,23 @@ class Blocks:
             layer,
             reserved_bytes,
             (home,),
-            lambda: self._layer(self._dense_model, routing, home, reserved_bytes),
+            lambda package: self._layer(self._dense_model, routing, home, package),
         )
 
     def output_head(self, home: Ints, *, reserved_bytes: int = 0) -> BlockTiming:
         """Time the output head for the tokens that are sampled."""
-        package = self.package(reserved_bytes)
         return self._time(
-            "output head", -1, reserved_bytes, (home,), lambda: (plan_lm_head(self.model, package, home), None)
+            "output head",
+            -1,
+            reserved_bytes,
+            (home,),
+            lambda package: (plan_lm_head(self.model, package, home), None),
         )
 
     def spill(self, n_bytes: int, *, layer: int = -1) -> BlockTiming:
         """Time the way of activations to DDR, or back, over all channels evenly."""
         return self._time(
-            "spill", layer, 0, (np.array([n_bytes]),), lambda: (_plan_spill(self.package(0), n_bytes), None)
+            "spill", layer, 0, (np.array([n_bytes]),), lambda package: (_plan_spill(package, n_bytes), None)
         )
 
     def package(self, reserved_bytes: int) -> Package:
@@ -171,8 +169,7 @@ class Blocks:
             self._packages[reserved_bytes] = surviving(self._whole.replace(**{"die.token_buffer_bytes": left}))
         return self._packages[reserved_bytes]
 
-    def _layer(self, model: MoEModel, routing: Routing, home: Ints, reserved_bytes: int) -> tuple[Plan, LayerWorkload]:
-        package = self.package(reserved_bytes)
+    def _layer(self, model: MoEModel, routing: Routing, home: Ints, package: Package) -> tuple[Plan, LayerWorkload]:
         workload = LayerWorkload.of(model, package, routing).with_homes(home)
         with blame(self._strategy.plan):
             plan = self._strategy.plan(workload, self.options)
@@ -185,7 +182,7 @@ class Blocks:
         layer: int,
         reserved_bytes: int,
         arrays: tuple[NDArray[np.generic], ...],
-        plan_block: Callable[[], tuple[Plan, LayerWorkload | None]],
+        plan_block: Callable[[Package], tuple[Plan, LayerWorkload | None]],
     ) -> BlockTiming:
         content = hashlib.blake2b(self._identity + kind.encode() + b"|%d" % reserved_bytes, digest_size=16)
         for array in arrays:
@@ -196,8 +193,14 @@ class Blocks:
             self._known.move_to_end(key)
             self.reused += 1
             return self._known[key]
-        plan, workload = plan_block()
-        network = network_of(self.package(reserved_bytes), plan)
+        workload: LayerWorkload | None = None
+
+        def make(package: Package) -> Plan:
+            nonlocal workload
+            plan, workload = plan_block(package)
+            return plan
+
+        plan, network = plan_on(self.package(reserved_bytes), make)
         with blame(self._strategy.plan):  # the dispatcher is the strategy's too
             timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps)
         if self._observe:
