@@ -1,8 +1,8 @@
 """Decisions of adaptive streaming: what moves, tokens or weights, and which expert loads next.
 
 Each needs only what the scheduler's tables hold. ``tokens_move`` is two table reads (tokens of the expert on the
-package and on its dies), three multiplications by constants of the layer and two comparisons; ``hot_next`` is one
-subtraction (kept up to date by an adder as groups start and end) and one comparison: a few cycles each.
+package and on its dies), three multiplications by constants of the layer and two comparisons; ``hot_next`` is two
+comparisons of sums that adders keep up to date as groups start and end, and two multiplications: a few cycles each.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ def tokens_move(tokens: int, stops: int, dies: int, token_bytes: int, weight_byt
 
     Args:
         tokens: of the expert, in the package.
-        stops: dies that hold them: the weights would be sent stops - 1 times.
-        dies: dies that compute the expert if tokens move: each token is sent to all of them.
+        stops: dies that hold them. Weights would be sent stops - 1 times, and once more where they come in elsewhere.
+        dies: dies where weights come in, which compute the expert if tokens move: each token is sent to all of them.
         token_bytes: activations and partial sums of a token. weight_bytes: of the expert.
         room: tokens for which a die has room.
     """
     if tokens * ROOM_SHARE > room:
         return False
-    return tokens * dies * token_bytes <= weight_bytes * (stops - 1)
+    elsewhere = max(0, dies - stops)
+    return tokens * dies * dies * token_bytes <= weight_bytes * ((stops - 1) * dies + elsewhere)
 
 
-def hot_next(backlog_ps: int, target_ps: int) -> bool:
+def hot_next(backlog_ps: int, target_ps: int, compute: tuple[int, int], load: tuple[int, int]) -> bool:
     """Whether the hottest remaining expert should load next, rather than the coldest.
+
+    It should if MAC arrays may run dry, or if no larger part of the compute than of the loads has been admitted: in
+    step, neither the channels nor the arrays are left with work that the other could have hidden.
 
     Args:
         backlog_ps: compute time, mean over the dies, of what has been admitted and has not been finished.
-        target_ps: compute time that keeps the MAC arrays busy while cold experts load.
+        target_ps: the least that it should be.
+        compute, load: (admitted so far, in all), in any unit.
     """
-    return backlog_ps < target_ps
+    return backlog_ps < target_ps or compute[0] * load[1] <= load[0] * compute[1]

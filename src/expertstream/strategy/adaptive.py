@@ -23,6 +23,7 @@ from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
+MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
 
 
@@ -31,23 +32,22 @@ class Stream:
     """One expert of a pass, in the order in which its micro-slices load.
 
     Attributes:
-        tokens: its tokens in the pass. groups: not yet admitted. group_ps: compute time of each group, mean over dies.
+        tokens: its tokens in the pass. groups: of each the number, the compute time, mean over the dies, and the bytes.
     """
 
     tokens: int
-    groups: tuple[int, ...]
-    group_ps: tuple[int, ...]
+    groups: tuple[tuple[int, int, int], ...]
 
 
 class AdaptiveDispatcher:
-    """Loads from the hot end of the experts while MAC arrays may run dry, else from the cold end.
+    """Loads from the hot or the cold end of the experts, so that compute and loads proceed in step (``hot_next``).
 
     Experts are cut into groups, so that a hot and a cold one stream side by side.
     """
 
     def __init__(self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int) -> None:
         self._prologue = [prologue]
-        self._passes = [_queues(streams) for streams in passes]
+        self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
         self._running: dict[int, int] = {}  # group: compute time
 
@@ -58,26 +58,37 @@ class AdaptiveDispatcher:
             return first
         state = view.group_state
         self._running = {g: ps for g, ps in self._running.items() if state[g] != COMPLETE}
-        while self._passes and not self._passes[0]:
+        while self._passes and not self._passes[0].queue:
             if self._running:
                 return []
             self._passes.pop(0)
         if not self._passes or not view.dry_channel or any_pending(view, list(self._running)):
             return []
-        queue = self._passes[0]
-        end = 0 if hot_next(sum(self._running.values()), self._target_ps) else -1
-        groups = queue[end]
-        group, ps = groups.pop(0)
-        if not groups:
-            queue.pop(end)
-        self._running[group] = ps
+        group, compute_ps = self._passes[0].take(sum(self._running.values()), self._target_ps)
+        self._running[group] = compute_ps
         return [group]
 
 
-def _queues(streams: Sequence[Stream]) -> list[list[tuple[int, int]]]:
-    """Groups with their compute times, hottest expert first."""
-    ranked = sorted(range(len(streams)), key=lambda i: (-streams[i].tokens, i))
-    return [list(zip(streams[i].groups, streams[i].group_ps, strict=True)) for i in ranked]
+class _Pass:
+    """What is left of a pass, hottest expert first, and how much has been admitted."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        ranked = sorted(range(len(streams)), key=lambda i: (-streams[i].tokens, i))
+        self.queue = [list(streams[i].groups) for i in ranked]
+        self._admitted_ps, self._admitted_bytes = 0, 0
+        self._total_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
+        self._total_bytes = sum(size for groups in self.queue for _, _, size in groups)
+
+    def take(self, backlog_ps: int, target_ps: int) -> tuple[int, int]:
+        """The next group and its compute time."""
+        compute, load = (self._admitted_ps, self._total_ps), (self._admitted_bytes, self._total_bytes)
+        end = 0 if hot_next(backlog_ps, target_ps, compute, load) else -1
+        group, ps, size = self.queue[end].pop(0)
+        if not self.queue[end]:
+            self.queue.pop(end)
+        self._admitted_ps += ps
+        self._admitted_bytes += size
+        return group, ps
 
 
 def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
@@ -93,7 +104,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     parts, _ = micro_slices(workload, options.micro_slices)
     cutting = Cutting.of(workload.columns, np.where(gathers, _stay_parts(workload, n_channels), parts * dies))
     flowing = _without(batches, gathers)
-    shares = Shares.balanced(flowing, int(room) // 4)
+    shares = Shares.balanced(flowing, int(room) // MOVED_SHARE)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
@@ -146,11 +157,18 @@ def _gathers(workload: LayerWorkload, batches: Batches, room: int) -> NDArray[np
 
 
 def _stay_parts(workload: LayerWorkload, n_channels: int) -> int:
-    """Micro-slices of a gathered expert: one for each channel, or as many rounds as let eight fit a weight buffer."""
+    """Micro-slices of a gathered expert: one for each channel, or as many rounds as let ``slots`` fit a weight buffer.
+
+    One that passes through the die of its channel shares that buffer with trajectories over all dies: of these two
+    must fit, as in micro_slices.py, whichever micro-slices they are made of.
+    """
     columns = int(workload.columns.max())
+    package = workload.package
+    slots = max(8, 2 * (package.n_dies + 1))
     rounds = 2
-    size = workload.package.die.weight_buffer_bytes
-    while rounds * n_channels < columns and -(-columns // (rounds * n_channels)) * workload.column_bytes * 8 > size:
+    while rounds * n_channels < columns and (
+        -(-columns // (rounds * n_channels)) * workload.column_bytes * slots > package.die.weight_buffer_bytes
+    ):
         rounds += 1
     return rounds * n_channels
 
@@ -187,7 +205,9 @@ def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: In
         time = compute_ps(package.die, int(tokens[e]), model.d_model, cutting.width[mine], model.weight_bits)
         numbers, index = np.unique(groups[mine], return_inverse=True)
         each = np.bincount(index, weights=time).astype(np.int64) // package.n_dies
-        out.append(Stream(int(tokens[e]), tuple(numbers.tolist()), tuple(each.tolist())))
+        size = np.bincount(index, weights=cutting.width[mine]).astype(np.int64) * workload.column_bytes
+        groups_of = zip(numbers.tolist(), each.tolist(), size.tolist(), strict=True)
+        out.append(Stream(int(tokens[e]), tuple(groups_of)))
     return out
 
 
