@@ -159,6 +159,7 @@ def add_gathered(
         size = int(last[-1]) + 1
         stops = {"die": np.empty(size, dtype=np.int64), "compute_ps": np.zeros(size, dtype=np.int64)}
         stops |= {name: np.full(size, -1, dtype=np.int64) for name in ("gate", "done", "tag")}
+        stops["rank"] = np.ones(size, dtype=np.int64)  # as micro-slices that have just been loaded
         stops["tokens"] = np.zeros(size, dtype=np.int64)
         stops["die"][last - through] = entry
         index = np.array([at[int(d)] for d in homes.die[tags]])
