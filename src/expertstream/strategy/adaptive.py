@@ -104,7 +104,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     parts, _ = micro_slices(workload, options.micro_slices)
     cutting = Cutting.of(workload.columns, np.where(gathers, _stay_parts(workload, n_channels), parts * dies))
     flowing = _without(batches, gathers)
-    shares = Shares.balanced(flowing, int(room) // MOVED_SHARE)
+    shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)

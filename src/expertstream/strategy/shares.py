@@ -35,21 +35,28 @@ class Shares:
         return cls(batches.load, batches.ptr, batches.ids, np.empty((0, 5), dtype=np.int64))
 
     @classmethod
-    def balanced(cls, batches: Batches, most: int) -> Shares:
+    def balanced(cls, batches: Batches, most: int, columns: Ints | None = None) -> Shares:
         """Every die computes about as many tokens of an expert as any other; a die is sent at most ``most`` of them.
 
-        A die keeps the share that it has if that is the average, rounded up or down. What it has beyond goes, in the
-        order of the dies, to those that have too few.
+        A die computes the average, rounded up or down: up are the dies that have been given the fewest columns x tokens
+        by hotter experts, so that rounding evens out over the experts. What a die has beyond goes, in the order of the
+        dies, to those that have too few.
+
+        Args:
+            columns: int64 [experts], d_ffn columns; None: all the same.
         """
         passes, n_experts, dies = batches.load.shape
         flat = batches.load.reshape(-1, dies)
         load = flat.copy()
+        width = np.ones(n_experts, dtype=np.int64) if columns is None else columns
         moves: list[tuple[int, int, int, int, int]] = []
         pieces = np.split(batches.ids, batches.ptr[1:-1])
-        spread = flat.max(axis=1) - flat.min(axis=1) if flat.size else np.empty(0, dtype=np.int64)
-        for row in np.flatnonzero(spread > 1).tolist():
-            target = _targets(flat[row], most)
+        given = np.zeros((passes, dies), dtype=np.int64)
+        active = np.flatnonzero(flat.sum(axis=1))
+        for row in active[np.argsort(-flat[active].sum(axis=1), kind="stable")].tolist():
             p, e = divmod(row, n_experts)
+            target = _targets(flat[row], most, given[p])
+            given[p] += target * width[e]
             surplus = [(d, int(flat[row, d] - target[d])) for d in np.flatnonzero(flat[row] > target).tolist()]
             for d in np.flatnonzero(flat[row] < target).tolist():
                 lacks = int(target[d] - flat[row, d])
@@ -72,11 +79,14 @@ class Shares:
         )
 
 
-def _targets(load: Ints, most: int) -> Ints:
-    """The most even loads with the same sum of which none is more than ``most`` above the given one; int64 [dies]."""
+def _targets(load: Ints, most: int, given: Ints) -> Ints:
+    """The most even loads with the same sum of which none is more than ``most`` above the given one; int64 [dies].
+
+    Of equally even ones that which rounds up where the least was ``given`` before, int64 [dies].
+    """
     low, extra = divmod(int(load.sum()), load.size)
     target = np.full(load.size, low, dtype=np.int64)
-    target[np.argsort(-load, kind="stable")[:extra]] += 1
+    target[np.lexsort((-load, given))[:extra]] += 1
     short = np.maximum(target - load - most, 0)
     target -= short
     # What may not be moved stays with the dies that have the largest surplus.
