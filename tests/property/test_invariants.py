@@ -23,7 +23,11 @@ def _simulated(case: Case) -> Result:
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases())
 def test_every_schedule_obeys_the_physical_model(case: Case) -> None:
-    result = _simulated(case)
+    check_invariants(_simulated(case))
+
+
+def check_invariants(result: Result) -> None:
+    """What must always hold, on one run."""
     _numbers_are_right(result)
     _ddr_bytes_are_those_of_the_activated_experts(result)
     _buffers_stay_within_their_capacity_and_end_empty(result)

@@ -43,6 +43,12 @@ def test_loads_are_evened_out(load: list[int], most: int, expected: list[int]) -
     assert change.tolist() == expected
 
 
+def test_rounding_evens_out_over_the_experts() -> None:
+    shares = Shares.balanced(batches([[3, 1, 1, 1], [2, 2, 1, 1], [2, 1, 1, 1], [1, 1, 1, 0]]), 9)
+    assert shares.load[0].sum(axis=1).tolist() == [6, 6, 5, 3]
+    assert shares.load[0].sum(axis=0).tolist() == [5, 5, 5, 5]
+
+
 def test_with_both_directions_every_link_of_2x2_is_used() -> None:
     model = MoEModel.one_layer(d_model=64, d_ffn=64, n_experts=4, top_k=1)
     routing = Routing(

@@ -2,6 +2,7 @@
 
 from expertstream.schedule.adaptive import hot_next, tokens_move
 from expertstream.schedule.order import id_order, paired_order
+from expertstream.schedule.placing import place
 from expertstream.schedule.scheduler import Decision, LayerScheduler, SoftwareScheduler
 from expertstream.schedule.token_buffering import Qos, Slack, defer, pass_done, token_counts
 from expertstream.schedule.trajectory import load_die, next_expert
@@ -19,6 +20,7 @@ __all__ = [
     "next_expert",
     "paired_order",
     "pass_done",
+    "place",
     "token_counts",
     "tokens_move",
 ]

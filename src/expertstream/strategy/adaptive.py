@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,18 +115,19 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     flow = Flow(workload.topology.rings[: options.rings])
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
+    streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
     for p in range(batches.passes):
         stay = np.flatnonzero(gathers & active[p])
-        homes = Homes.of(workload, cutting, stay[np.argsort(-total[p, stay], kind="stable")], total[p])
+        turns = _turns(streams[p], groups[p])
+        homes = Homes.of(workload, cutting, turns, gathers, total[p], shares.load[p])
         signals = add_gathered(
             work, workload, cutting, homes, batches, p, stay.tolist(), groups[p], int(ready[p]), int(done[p])
         )
         work.add_to_gate(int(done[p]), signals)
-    passes = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
     by_expert = batches.ptr[::dies]
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(resident, passes, _target_ps(workload)),
+        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload)),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + by_expert[1:])),
         set_ids=np.concatenate((shares.ids, batches.ids)),
@@ -209,6 +210,14 @@ def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: In
         groups_of = zip(numbers.tolist(), each.tolist(), size.tolist(), strict=True)
         out.append(Stream(int(tokens[e]), tuple(groups_of)))
     return out
+
+
+def _turns(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
+    """Micro-slices of each group, in the order in which groups load if MAC arrays never run dry."""
+    queue = _Pass(streams)
+    while queue.queue:
+        group, _ = queue.take(1, 0)
+        yield np.flatnonzero(groups == group)
 
 
 def _target_ps(workload: LayerWorkload) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
+from expertstream.package import Topology
 from expertstream.package.timing import compute_ps
+from expertstream.schedule import place
 from expertstream.strategy.trajectories import Cutting
 from expertstream.workload import Batches, LayerWorkload
 
@@ -28,37 +31,61 @@ class Homes:
     die: Ints
 
     @classmethod
-    def of(cls, workload: LayerWorkload, cutting: Cutting, gathered: Ints, tokens: Ints) -> Homes:
-        """Stripe the experts' micro-slices over the channels, and give each the least busy die near its channel.
-
-        An expert uses, for each channel, no more dies than are needed to compute as fast as the channel loads.
+    def of(
+        cls, workload: LayerWorkload, cutting: Cutting, turns: Iterable[Ints], gathers: NDArray[np.bool_], load: Ints,
+        shares: Ints,
+    ) -> Homes:  # fmt: skip
+        """Stripe the experts' micro-slices over the channels, and place each at a die near its channel (``place``).
 
         Args:
-            gathered: the experts. tokens: int64 [experts], how many each computes.
+            turns: micro-slices, int64 [n] each, of one expert each, in the order in which they are expected to load.
+            gathers: bool [experts], whether an expert's tokens move.
+            load: int64 [experts], tokens. shares: int64 [experts, dies], tokens that a die computes of other experts.
         """
         package, model, topology = workload.package, workload.model, workload.topology
-        n_channels, n_dies = len(package.channels), package.n_dies
+        n_channels = len(package.channels)
         channel = np.full(cutting.slices.shape[0], -1, dtype=np.int64)
         die = channel.copy()
-        busy = np.zeros(n_dies, dtype=np.int64)
-        distance = np.array([topology.hops[list(c.dies)].min(axis=0) for c in package.channels])
+        network = topology.network_arrays()
+        channel_free, link_free, die_free = (
+            np.zeros(n, dtype=np.int64) for n in (n_channels, topology.links.shape[0], package.n_dies)
+        )
+        ways = [_ways(topology, c) for c in range(n_channels)]
+        bandwidth = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64)
+        width = cutting.width
         turn = 0
-        for e in gathered.tolist():
-            first, count = int(cutting.first[e]), int(cutting.per_expert[e])
-            width = cutting.width[first : first + count]
-            time = compute_ps(package.die, int(tokens[e]), model.d_model, width, model.weight_bits)
-            size = int(width.max()) * workload.column_bytes
-            hop_ps = 2 * size * 10**12 // package.d2d.bandwidth_bytes_per_s
-            for c in range(min(n_channels, count)):
-                mine = np.arange((c - turn) % n_channels, count, n_channels)
-                load_ps = size * 10**12 // package.channels[c].effective_bytes_per_s
-                most = min(-(-n_dies // n_channels), mine.size, -(-int(time.max()) // max(load_ps, 1)))
-                order = np.argsort(busy + distance[c] * hop_ps, kind="stable")[: max(1, most)]
-                where = order[np.arange(mine.size) % order.size]
-                channel[first + mine], die[first + mine] = c, where
-                np.add.at(busy, where, time[mine])
-            turn += count
+        for tags in turns:
+            e = int(cutting.slices[tags[0], 0])
+            size = width[tags] * workload.column_bytes
+            at = (np.arange(tags.size) + turn) % n_channels
+            turn += tags.size
+            load_ps = size * 10**12 // bandwidth[at]
+            if not gathers[e]:
+                time = compute_ps(package.die, shares[e][:, None], model.d_model, width[tags], model.weight_bits)
+                channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
+                die_free[:] = np.maximum(die_free, channel_free.min()) + np.where(shares[e] > 0, time.sum(axis=1), 0)
+                continue
+            time = compute_ps(package.die, int(load[e]), model.d_model, width[tags], model.weight_bits)
+            send_ps = size * 10**12 // package.d2d.bandwidth_bytes_per_s
+            channel[tags] = at
+            for c in np.unique(at).tolist():
+                mine = np.flatnonzero(at == c)
+                where = np.empty(mine.size, dtype=np.int64)
+                place(
+                    channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c, ways[c],
+                    load_ps[mine], send_ps[mine], time[mine], where,
+                )  # fmt: skip
+                die[tags[mine]] = where
         return cls(channel, die)
+
+
+def _ways(topology: Topology, channel: int) -> Ints:
+    """Dies to which no channel is nearer, and the row of the path to each, nearest first; int64 [n, 2]."""
+    distance = np.array([topology.hops[list(c.dies)].min(axis=0) for c in topology.package.channels])
+    mine = np.flatnonzero(distance[channel] == distance.min(axis=0))
+    mine = mine[np.argsort(distance[channel, mine], kind="stable")]
+    entry = np.array([topology.entry_die(channel, int(d)) for d in mine], dtype=np.int64)
+    return np.stack((mine, entry * topology.n_dies + mine), axis=1)
 
 
 @dataclass

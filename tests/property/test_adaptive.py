@@ -1,0 +1,64 @@
+"""Adaptive streaming where buffers are as small as can work at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from expertstream.errors import BufferTooSmallError
+from expertstream.simulate import Result, simulate
+from tests.property.cases import Case, cases
+from tests.property.test_invariants import check_invariants
+
+SIZES = ("weight_buffer_bytes", "token_buffer_bytes")
+ENOUGH = 1 << 22
+
+
+def _with(case: Case, **sizes: int) -> Case:
+    return replace(case, package=case.package.replace(die=case.package.die.model_copy(update=sizes)))
+
+
+def _run(case: Case) -> Result | None:
+    try:
+        return simulate(case.model, case.package, case.routing, case.strategy, spread=case.spread, options=case.options)
+    except BufferTooSmallError:
+        return None
+
+
+def _smallest(case: Case, size: str) -> Case | None:
+    """The same with a buffer that works, but would not with a byte less; None if none does."""
+    low, high = 0, ENOUGH
+    if _run(_with(case, **{size: high})) is None:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _run(_with(case, **{size: middle})) is None:
+            low = middle
+        else:
+            high = middle
+    return _with(case, **{size: high})
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(cases(), st.permutations(SIZES))
+def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[str]) -> None:
+    found: Case | None = _with(replace(case, strategy="fse-dp-adaptive"), **dict.fromkeys(SIZES, ENOUGH))
+    for size in order:
+        assert found is not None
+        found = _smallest(found, size)
+        assume(found is not None)
+    assert found is not None
+    result = _run(found)
+    assert result is not None
+    check_invariants(result)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(cases())
+def test_every_adaptive_schedule_obeys_the_physical_model(case: Case) -> None:
+    result = _run(replace(case, strategy="fse-dp-adaptive"))
+    assume(result is not None)
+    assert result is not None
+    check_invariants(result)

@@ -1,0 +1,66 @@
+"""The decisions of adaptive streaming."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from expertstream.schedule import hot_next, place, tokens_move
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stops", "dies", "moves"),
+    [
+        (24, 4, 4, True),  # 24 x 4 x 10 bytes of tokens are as many as 3 x 320 bytes of weights
+        (25, 4, 4, False),
+        (8, 2, 4, True),  # weights: once between the two stops, and half of them come in elsewhere
+        (1, 1, 4, True),
+        (1, 1, 1, False),  # weights come in where the tokens are
+    ],
+)
+def test_what_is_cheaper_moves(tokens: int, stops: int, dies: int, moves: bool) -> None:
+    assert tokens_move(tokens, stops, dies, token_bytes=10, weight_bytes=320, room=1000) is moves
+
+
+def test_tokens_for_which_there_is_no_room_stay() -> None:
+    assert tokens_move(24, 4, 4, token_bytes=10, weight_bytes=320, room=48)
+    assert not tokens_move(24, 4, 4, token_bytes=10, weight_bytes=320, room=47)
+
+
+def test_a_cold_expert_is_next_when_compute_is_ahead_of_the_loads() -> None:
+    assert hot_next(100, 50, compute=(1, 4), load=(1, 4))
+    assert not hot_next(100, 50, compute=(2, 4), load=(1, 4))
+
+
+def test_a_hot_expert_is_next_before_arrays_run_dry() -> None:
+    assert hot_next(49, 50, compute=(2, 4), load=(1, 4))
+
+
+def placed(compute: int, n: int, send: int = 30) -> tuple[list[int], dict[str, list[int]]]:
+    """Die of n micro-slices that take 10 ps to load at die 0 of a line 0 - 1 - 2, and the clocks afterwards."""
+    clocks = {name: np.zeros(size, dtype=np.int64) for name, size in (("channel", 1), ("link", 2), ("die", 3))}
+    paths = [[], [0], [0, 1], [], [], [1], [], [], []]  # die 0 to each, then die 1 to each, ...
+    ptr = np.cumsum([0, *(len(p) for p in paths)])
+    links = np.array([link for path in paths for link in path], dtype=np.int64)
+    ways = np.array([[0, 0], [1, 1], [2, 2]], dtype=np.int64)
+    die = np.full(n, -1, dtype=np.int64)
+    same = np.full(n, 10, dtype=np.int64)
+    place(
+        clocks["channel"], clocks["link"], clocks["die"], ptr, links, 0, ways, same, same * send // 10,
+        same * compute // 10, die,
+    )  # fmt: skip
+    return die.tolist(), {name: values.tolist() for name, values in clocks.items()}
+
+
+def test_micro_slices_stay_where_they_come_in_if_they_are_computed_as_fast_as_they_load() -> None:
+    assert placed(compute=10, n=4) == ([0] * 4, {"channel": [40], "link": [0, 0], "die": [50, 0, 0]})
+
+
+def test_micro_slices_spread_over_the_dies_if_compute_takes_longer() -> None:
+    die, clocks = placed(compute=60, n=6)
+    assert die == [0, 1, 0, 2, 1, 0]
+    assert clocks == {"channel": [60], "link": [110, 80], "die": [190, 170, 140]}
+
+
+def test_a_slow_link_is_not_used() -> None:
+    assert placed(compute=20, n=4, send=1000)[0] == [0] * 4
