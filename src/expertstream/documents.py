@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from expertstream.config import preset_names, preset_path
+from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
@@ -29,6 +31,21 @@ def load_technology(text: str = DEFAULT_TECHNOLOGY) -> Technology:
     if text not in Technology.preset_names() and _is_path(text, (".yaml", ".yml")):
         return Technology.from_yaml(text)
     return Technology.preset(text)
+
+
+def config_text(room: str, text: str) -> str:
+    """The YAML of a preset or file that has been loaded, comments included.
+
+    Args:
+        room: "model", "package" or "package/technology". text: as for the functions above.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    path = preset_path(room, text) if text in preset_names(room) else Path(text)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"'{text}' is no YAML file; --yaml shows a preset or a file that ends in .yaml or .yml")
+    return path.read_text(encoding="utf-8")
 
 
 def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:

@@ -69,7 +69,9 @@ class LayerWorkload:
             WorkloadError: the routing does not fit the model, or ``spread`` is unknown.
         """
         if spread not in SPREADS:
-            raise WorkloadError(f"unknown token spread '{spread}'{nearest(spread, SPREADS)} Allowed: {list(SPREADS)}")
+            raise WorkloadError(
+                f"unknown token spread '{spread}'{nearest(spread, SPREADS) or '.'} Allowed: {', '.join(SPREADS)}"
+            )
         experts = routing.experts
         if routing.n_experts != model.n_experts or experts.shape[1] != model.top_k:
             raise WorkloadError(

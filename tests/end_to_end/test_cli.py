@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from expertstream.cli.main import run
 from expertstream.model import MoEModel
 from expertstream.package import Package
+from expertstream.package.technology import Technology
 from expertstream.strategy import strategy_names
 from expertstream.trace import synthesize
 
@@ -232,6 +234,30 @@ def test_show_models_and_packages(capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capsys.readouterr().out)["name"] == names[0]
         assert run([group, "show", names[0]]) == 0
         assert capsys.readouterr().out.startswith(names[0])
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "load"),
+    [
+        (["model", "show"], "yuan2-m32", MoEModel),
+        (["package", "show"], "3x3-edge", Package),
+        (["package", "technology"], "28nm", Technology),
+    ],
+)
+def test_the_yaml_of_a_preset_is_one_to_start_from(
+    command: list[str], name: str, load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, name, "--yaml"]) == 0
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(capsys.readouterr().out)
+    assert load.from_yaml(mine) == load.preset(name)
+    assert run([*command, str(mine), "--yaml"]) == 0
+    assert capsys.readouterr().out == mine.read_text()
+
+
+def test_yaml_of_what_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["package", "show", "--yaml"]) == 2
+    assert capsys.readouterr().err == "error: --yaml shows one preset or file; name it\n"
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
+from expertstream.documents import config_text
 from expertstream.documents import load_model as load_model
 from expertstream.documents import load_package as load_package
 from expertstream.documents import load_technology as load_technology
@@ -62,7 +63,16 @@ ProveOption = Annotated[
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write a report to open in a browser, offline.")
 ]
+YamlOption = Annotated[bool, typer.Option("--yaml", help="The YAML itself with its comments, to start from.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else.")]
+
+
+def print_yaml(room: str, text: str | None, load: Callable[[str], object]) -> None:
+    """Print the YAML of a preset or a file once ``load`` has checked it. Raises ConfigError."""
+    if text is None:
+        raise ConfigError("--yaml shows one preset or file; name it")
+    load(text)
+    print(config_text(room, text), end="")
 
 
 def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence[int] | None = None) -> RoutingTrace:

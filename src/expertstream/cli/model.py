@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from expertstream.cli.console import print_json, stdout, table
-from expertstream.cli.inputs import JsonOption, load_model
+from expertstream.cli.inputs import JsonOption, YamlOption, load_model, print_yaml
 from expertstream.model import MoEModel
 from expertstream.units import format_bytes
 
@@ -24,12 +24,16 @@ def show_command(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A preset or a config.json. Without: all presets.")
     ] = None,
+    yaml: YamlOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show a model, or list the presets.
 
     Example: expertstream model show qwen3-30b-a3b
     """
+    if yaml:
+        print_yaml("model", model, load_model)
+        return
     shown = [load_model(model)] if model is not None else [MoEModel.preset(name) for name in MoEModel.preset_names()]
     if json:
         documents = [

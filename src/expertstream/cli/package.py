@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from expertstream.cli.console import print_json, stdout, table
-from expertstream.cli.inputs import JsonOption, load_package, load_technology
+from expertstream.cli.inputs import JsonOption, YamlOption, load_package, load_technology, print_yaml
 from expertstream.package import Package
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.units import format_bandwidth, format_bytes
@@ -25,12 +25,16 @@ def show_command(
     package: Annotated[
         str | None, typer.Argument(metavar="[NAME|FILE.yaml]", help="A preset or a file. Without: all presets.")
     ] = None,
+    yaml: YamlOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show a package, or list the presets.
 
-    Example: expertstream package show test-chip-2x2
+    Example: expertstream package show test-chip-2x2 --yaml > my-package.yaml
     """
+    if yaml:
+        print_yaml("package", package, load_package)
+        return
     shown = [load_package(package)] if package is not None else [Package.preset(n) for n in Package.preset_names()]
     if json:
         documents = [
@@ -62,12 +66,16 @@ def technology_command(
     technology: Annotated[
         str, typer.Argument(metavar="[NAME|FILE.yaml]", help="A profile: 5nm, 28nm or a file.")
     ] = DEFAULT_TECHNOLOGY,
+    yaml: YamlOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show the constants of energy and area with their ranges and sources.
 
-    Example: expertstream package technology 5nm
+    Example: expertstream package technology 5nm --yaml > my-process.yaml
     """
+    if yaml:
+        print_yaml("package/technology", technology, load_technology)
+        return
     profile = load_technology(technology)
     if json:
         print_json(profile.model_dump(mode="json"))

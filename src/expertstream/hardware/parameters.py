@@ -45,7 +45,7 @@ class Parameters:
                 raise ConfigError(f"the scheduler's {name} is {value}; allowed: {low} to {high}")
         if self.sorter not in get_args(SorterKind):
             raise ConfigError(
-                f"the scheduler's sorter is '{self.sorter}'{nearest(self.sorter, get_args(SorterKind))} "
+                f"the scheduler's sorter is '{self.sorter}'{nearest(self.sorter, get_args(SorterKind)) or '.'} "
                 f"Allowed: {', '.join(get_args(SorterKind))}"
             )
 

@@ -171,7 +171,8 @@ class MoEModel(BaseModel):
                 allowed = list(AttentionSpec.model_fields)
             if key not in allowed:
                 raise ConfigError(
-                    f"replace: the model has no field '{field}'{nearest(key, allowed)} Allowed: {', '.join(allowed)}."
+                    f"replace: the model has no field '{field}'{nearest(key, allowed) or '.'} "
+                    f"Allowed: {', '.join(allowed)}."
                 )
             target[key] = value
         return self._build(values, f"replace: {self.name}")

@@ -85,7 +85,7 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     known = _strategies()
     if strategy not in known:
         raise ConfigError(
-            f"unknown strategy '{strategy}'{nearest(strategy, known)} Available: {', '.join(known)}; "
+            f"unknown strategy '{strategy}'{nearest(strategy, known) or '.'} Available: {', '.join(known)}; "
             "one of your own: file.py:Name"
         )
     return known[strategy]
