@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,11 +12,11 @@ import pytest
 
 from expertstream.errors import ConfigError
 from expertstream.explore import SweepSpec, make_executor, sweep
-from expertstream.explore import store as store_module
+from expertstream.explore import shards as shards_module
 from expertstream.explore.executors import Serial
-from expertstream.explore.jobs import Batch, Inputs, jobs_of, points_of
+from expertstream.explore.jobs import Inputs, jobs_of, points_of
 from expertstream.explore.store import Store
-from expertstream.explore.worker import Done, run_batch
+from expertstream.explore.worker import BatchTask, Done, run_batch
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import compare, simulate
@@ -35,13 +36,13 @@ class Counting(Serial):
         self.ran: list[int] = []
         self._stop = stop_after
 
-    def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
-        for batch in batches:
-            for job in batch.jobs:
+    def run(self, tasks: Iterator[BatchTask]) -> Iterator[Done]:  # type: ignore[override]
+        for task in tasks:
+            for job in task.batch.jobs:
                 if len(self.ran) == self._stop:
                     raise KeyboardInterrupt
                 self.ran.append(job.number)
-                yield run_batch(type(batch)(**{**batch.__dict__, "jobs": (job,)}))
+                yield run_batch(replace(task.batch, jobs=(job,)))
 
 
 def test_rows_are_what_simulate_says_and_failures_are_rows(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_file(tmp_path: Path, monk
         pq.write_table(*args, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "pq", type("Full", (), {"write_table": write, "read_table": pq.read_table}))
+        patch.setattr(shards_module, "pq", type("Full", (), {"write_table": write, "read_table": pq.read_table}))
         with pytest.raises(ConfigError, match="No space left on device; 3 rows are safe, run the same command again"):
             sweep(spec(), tmp_path / "out", Counting())
     assert [file.suffix for file in (tmp_path / "out/shards").iterdir()] == [".parquet"] * 3

@@ -1,4 +1,4 @@
-"""Where batches run: in this process, in processes of this machine, or on a Dask cluster."""
+"""Where tasks run: in this process, in processes of this machine, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -10,25 +10,40 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from expertstream.errors import ConfigError
-from expertstream.explore.jobs import Batch
-from expertstream.explore.worker import Done, failed_rows, run_batch
 
 Kind = Literal["serial", "processes", "dask"]
-MAX_DEATHS: Final = 3  # workers that may die with a batch before it counts as failed
-AHEAD: Final = 2  # batches in flight per worker, so that none waits for the next
+Done_co = TypeVar("Done_co", covariant=True)
+Done = TypeVar("Done")
+MAX_DEATHS: Final = 3  # workers that may die with a task before it counts as failed
+AHEAD: Final = 2  # tasks in flight per worker, so that none waits for the next
 WAIT_S: Final = 30  # for a scheduler to answer and for its first worker
 
 
+class Task(Protocol[Done_co]):
+    """A piece of work that travels to a worker by pickle; ``number`` tells it from the others of a run."""
+
+    @property
+    def number(self) -> int: ...  # noqa: D102
+
+    def run(self) -> Done_co:
+        """Do the work."""
+        ...
+
+    def failed(self, message: str) -> Done_co:
+        """What stands for the result if no worker could do it."""
+        ...
+
+
 class Executor(Protocol):
-    """Runs batches; the order of the results is free."""
+    """Runs tasks; the order of the results is free."""
 
     workers: int
 
-    def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
-        """Take batches when workers have room and give their rows as they come."""
+    def run(self, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
+        """Take tasks when workers have room and give their results as they come."""
         ...
 
     def close(self) -> None:
@@ -64,16 +79,16 @@ class Serial:
 
     workers = 1
 
-    def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
-        """One batch after another."""
-        return map(run_batch, batches)
+    def run(self, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
+        """One task after another."""
+        return map(_run, tasks)
 
     def close(self) -> None:
         """Nothing to do."""
 
 
 class Processes:
-    """Processes of this machine. A worker that dies costs no row: its batches run again in new processes."""
+    """Processes of this machine. A worker that dies costs nothing: its tasks run again in new processes."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -91,19 +106,19 @@ class Processes:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
-        """Rows of the batches, as they come."""
+    def run(self, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
+        """Results of the tasks, as they come."""
         deaths: dict[int, int] = {}
-        again: list[Batch] = []
+        again: list[Task[Done]] = []
         while True:
-            flying: dict[Future[Done], Batch] = {}
+            flying: dict[Future[Done], Task[Done]] = {}
             try:
                 while True:
                     while len(flying) < AHEAD * self.workers:
-                        batch = again.pop() if again else next(batches, None)
-                        if batch is None:
+                        task = again.pop() if again else next(tasks, None)
+                        if task is None:
                             break
-                        flying[self._started().submit(run_batch, batch)] = batch
+                        flying[self._started().submit(_run, task)] = task
                     if not flying:
                         return
                     for future in wait(flying, return_when=FIRST_COMPLETED).done:
@@ -112,16 +127,15 @@ class Processes:
                         yield done
             except BrokenProcessPool:
                 self.close()
-                for future, batch in flying.items():
+                for future, task in flying.items():
                     if future.done() and future.exception() is None:
                         yield future.result()
                         continue
-                    first = batch.jobs[0].number
-                    deaths[first] = deaths.get(first, 0) + 1
-                    if deaths[first] < MAX_DEATHS:
-                        again.append(batch)
+                    deaths[task.number] = deaths.get(task.number, 0) + 1
+                    if deaths[task.number] < MAX_DEATHS:
+                        again.append(task)
                     else:
-                        yield Done(failed_rows(batch, f"worker processes died {MAX_DEATHS} times with it"), 0.0)
+                        yield task.failed(f"worker processes died {MAX_DEATHS} times with it")
 
 
 class Dask:
@@ -132,32 +146,32 @@ class Dask:
         self._client: Any = None
         self._cluster: Any = None
 
-    def run(self, batches: Iterator[Batch]) -> Iterator[Done]:
-        """Rows of the batches, as they come. A worker that is lost costs no row: Dask runs its batches elsewhere.
+    def run(self, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
+        """Results of the tasks, as they come. A worker that is lost costs nothing: Dask runs its tasks elsewhere.
 
         Raises:
             ConfigError: Dask is not installed, the scheduler cannot be reached or is lost, or has no workers.
         """
         distributed, client = self._started()
-        flying: dict[Any, Batch] = {}
-        for batch in _up_to(batches, AHEAD * self._threads(client)):
-            flying[client.submit(run_batch, batch, pure=False)] = batch
+        flying: dict[Any, Task[Done]] = {}
+        for task in _up_to(tasks, AHEAD * self._threads(client)):
+            flying[client.submit(_run, task, pure=False)] = task
         finished = distributed.as_completed(list(flying))
         for future in finished:
-            batch = flying.pop(future)
+            task = flying.pop(future)
             failure = future.exception() if future.status == "error" else None
             if isinstance(failure, distributed.KilledWorker):
-                yield Done(failed_rows(batch, f"Dask workers died with it: {failure}"), 0.0)
+                yield task.failed(f"Dask workers died with it: {failure}")
             elif failure is not None or future.status != "finished":
                 raise ConfigError(
-                    f"the Dask cluster gave up a batch ({failure or future.status}); do its workers have the same "
+                    f"the Dask cluster gave up a task ({failure or future.status}); do its workers have the same "
                     "versions of Python and expertstream? Run the same command again to go on"
                 )
             else:
                 yield future.result()
             future.release()
-            for more in _up_to(batches, AHEAD * self._threads(client) - len(flying)):
-                flying[added := client.submit(run_batch, more, pure=False)] = more
+            for more in _up_to(tasks, AHEAD * self._threads(client) - len(flying)):
+                flying[added := client.submit(_run, more, pure=False)] = more
                 finished.add(added)
 
     def _started(self) -> tuple[Any, Any]:
@@ -199,12 +213,16 @@ class Dask:
         return self.workers
 
 
-def _up_to(batches: Iterator[Batch], n: int) -> Iterator[Batch]:
+def _run(task: Task[Done]) -> Done:
+    return task.run()
+
+
+def _up_to(tasks: Iterator[Task[Done]], n: int) -> Iterator[Task[Done]]:
     for _ in range(n):
-        batch = next(batches, None)
-        if batch is None:
+        task = next(tasks, None)
+        if task is None:
             return
-        yield batch
+        yield task
 
 
 def _begin_worker() -> None:

@@ -26,6 +26,27 @@ class Done:
     seconds: float
 
 
+@dataclass(frozen=True)
+class BatchTask:
+    """A batch as a task for an executor."""
+
+    batch: Batch
+
+    @property
+    def number(self) -> int:
+        """Number of its first job."""
+        return self.batch.jobs[0].number
+
+    def run(self) -> Done:
+        """Run every job."""
+        return run_batch(self.batch)
+
+    def failed(self, message: str) -> Done:
+        """A failure of every job."""
+        rows = [_failed(self.batch, job, message) for job in self.batch.jobs]
+        return Done(pa.Table.from_pylist(rows, schema=schema(self.batch.fields)), 0.0)
+
+
 def run_batch(batch: Batch) -> Done:
     """Run every job of a batch; a failure is a row with its message."""
     began = time.perf_counter()
@@ -33,11 +54,6 @@ def run_batch(batch: Batch) -> Done:
     rows = [_run(batch, job, limits) for job in batch.jobs]
     table = pa.Table.from_pylist(rows, schema=schema(batch.fields))
     return Done(table, time.perf_counter() - began)
-
-
-def failed_rows(batch: Batch, message: str) -> pa.Table:
-    """Rows of a batch that no worker could run."""
-    return pa.Table.from_pylist([_failed(batch, job, message) for job in batch.jobs], schema=schema(batch.fields))
 
 
 def _run(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:

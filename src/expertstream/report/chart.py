@@ -33,8 +33,17 @@ def write_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str], *,
         raise ConfigError(f"'{path}' is not a name for a chart; it must end in one of: .{', .'.join(FORMATS)}")
     if not rows:
         raise ConfigError("there is nothing to draw: the comparison has no rows")
-    figure = _draw(rows, title)
-    # a fixed salt and no date: the same comparison gives the same bytes
+    save_figure(_draw(rows, title), path)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure whose name ends in one of ``FORMATS``; the same figure gives the same bytes.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    kind = Path(path).suffix.lstrip(".").lower()
+    # a fixed salt and no date
     with replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "expertstream"}):
         figure.savefig(temporary, format=kind, dpi=150, metadata=None if kind == "png" else _no_date(kind))
 

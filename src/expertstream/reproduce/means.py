@@ -1,0 +1,46 @@
+"""Means over layers with confidence intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from expertstream.reproduce.study import Row
+
+CONFIDENCE = 0.95
+
+
+def cells(rows: Sequence[Row], *by: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows that have the same values of the columns ``by``, in the order in which they first appear."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in by), []).append(row)
+    return found
+
+
+def over_seeds(rows: Sequence[Row], value: Callable[[list[Row]], float]) -> tuple[float, float]:
+    """Mean over the seeds of ``value`` (of all rows of one seed), and half its confidence interval (``interval``)."""
+    return interval([value(mine) for mine in cells(rows, "seed").values()])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the 95 % confidence interval of Student's t; 0 for a single value."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size < 2:
+        return float(array.mean()), 0.0
+    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, array.size - 1))
+    return float(array.mean()), quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
+
+
+def mean_of(column: str) -> Callable[[list[Row]], float]:
+    """The mean of a column."""
+    return lambda rows: sum(row[column] for row in rows) / len(rows)
+
+
+def ratio_of(above: str, below: str) -> Callable[[list[Row]], float]:
+    """The ratio of two columns' sums, as of layers that run one after another."""
+    return lambda rows: sum(row[above] for row in rows) / sum(row[below] for row in rows)

@@ -1,0 +1,169 @@
+"""Run studies: points to rows on an executor, rows to tables, figures and claims in files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from expertstream.errors import ConfigError, ExpertStreamError
+from expertstream.explore.executors import Executor
+from expertstream.explore.pace import Pace
+from expertstream.report.chart import save_figure
+from expertstream.report.files import replacing, write_json
+from expertstream.reproduce.cache import Cache, hash_of
+from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study that was run: its claims, the files written, points in all and those that this call ran."""
+
+    study: Study
+    claims: tuple[Claim, ...]
+    files: tuple[Path, ...]
+    points: int
+    ran: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "name": self.study.name,
+            "title": self.study.title,
+            "section": self.study.section,
+            "points": self.points,
+            "ran": self.ran,
+            "files": [str(file) for file in self.files],
+            "claims": [asdict(claim) for claim in self.claims],
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows of some points as JSON texts by hash, or the message of a failure, and how long they took."""
+
+    rows: dict[str, str]
+    seconds: float
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class PointsTask:
+    """Some points of a study, for a worker; ``number`` is that of the first."""
+
+    number: int
+    measure: Callable[[Point], Row]
+    points: dict[str, Point]
+
+    def run(self) -> Answer:
+        """Measure them; the first that cannot be measured ends the study."""
+        began, rows = time.perf_counter(), {}
+        for key, point in self.points.items():
+            try:
+                rows[key] = json.dumps(self.measure(point))
+            except ExpertStreamError as error:
+                return Answer(rows, time.perf_counter() - began, f"{json.dumps(point)}: {error}")
+        return Answer(rows, time.perf_counter() - began)
+
+    def failed(self, message: str) -> Answer:
+        """The points that killed a worker."""
+        return Answer({}, 0.0, f"{json.dumps(next(iter(self.points.values())))}: {message}")
+
+
+def reproduce(
+    studies: Sequence[Study],
+    folder: str | os.PathLike[str],
+    setting: Setting,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Run studies; write NAME.png, NAME.svg, NAME.csv and NAME.json of each into ``folder``, and rows into its cache.
+
+    Killed at any time, the same call goes on. The bytes of the files do not depend on the executor.
+
+    Args:
+        progress: called as ``progress(done, total, what)``.
+
+    Raises:
+        ConfigError: the folder cannot be written, or a point cannot be measured.
+    """
+    out = Path(folder)
+    rows_of = Cache(out / "cache")
+    try:
+        plans = [(study, list(study.points(setting))) for study in studies]
+        total, done, outcomes = sum(len(points) for _, points in plans), 0, []
+        for study, points in plans:
+            if progress:
+                progress(done, total, study.name)
+            hashes = [hash_of(study.measure, point) for point in points]
+            missing = {key: p for key, p in zip(hashes, points, strict=True) if key not in rows_of.rows}
+            ready = done + len(points) - len(missing)
+
+            def say(ran: int, ready: int = ready, name: str = study.name) -> None:
+                if progress:
+                    progress(ready + ran, total, name)
+
+            _measure(study, missing, rows_of, executor, say)
+            rows = [point | rows_of.rows[key] for key, point in zip(hashes, points, strict=True)]
+            outcomes.append(_write(study, setting, rows, out, len(missing)))
+            done += len(points)
+        if progress:
+            progress(total, total, "done")
+        return outcomes
+    finally:
+        executor.close()
+        rows_of.close()
+
+
+def measured(study: Study, points: Sequence[Point]) -> list[Row]:
+    """Rows of some points, measured here and now."""
+    return [point | json.loads(json.dumps(study.measure(point))) for point in points]
+
+
+def _measure(
+    study: Study, missing: dict[str, Point], cache: Cache, executor: Executor, say: Callable[[int], None]
+) -> None:
+    pace, ran = Pace(), 0
+    numbers = {key: number for number, key in enumerate(missing)}
+    batches = pace.batches(list(missing), executor.workers)
+    tasks = (PointsTask(numbers[keys[0]], study.measure, {key: missing[key] for key in keys}) for keys in batches)
+    for answer in executor.run(tasks):
+        if answer.rows:
+            cache.add(answer.rows)
+        if answer.failure:
+            raise ConfigError(f"{study.name} cannot measure the point {answer.failure}")
+        ran += len(answer.rows)
+        pace.learn(len(answer.rows), answer.seconds)
+        say(ran)
+
+
+def _write(study: Study, setting: Setting, rows: Sequence[Row], folder: Path, ran: int) -> Outcome:
+    table = study.table(rows)
+    claims = tuple(study.claims(table))
+    figure = study.draw(table)
+    files = tuple(folder / f"{study.name}.{ending}" for ending in ("png", "svg", "csv", "json"))
+    save_figure(figure, files[0])
+    save_figure(figure, files[1])
+    with replacing(files[2]) as temporary:
+        pyarrow.csv.write_csv(pa.Table.from_pylist(table), temporary)
+    about = {
+        "name": study.name,
+        "title": study.title,
+        "section": study.section,
+        "seeds": setting.seeds,
+        "layers_per_seed": "all" if setting.full else "shared out among the seeds",
+        "traces": [file.name for file in setting.traces],
+        "assumptions": list(study.assumptions),
+        "claims": [asdict(claim) for claim in claims],
+    }
+    write_json(about, files[3])
+    return Outcome(study, claims, files, len(rows), ran)

@@ -1,0 +1,1 @@
+"""One file per study; see ``expertstream.reproduce`` for how to add one."""
