@@ -23,6 +23,7 @@ from expertstream.serving.quantiles import Quantiles
 from expertstream.serving.request_files import read_requests
 from expertstream.serving.requests import ClosedLoop, Lengths, Request, Stream, poisson
 from expertstream.serving.routing import Replay
+from expertstream.serving.series import Series
 from expertstream.serving.server import Running, share_budget
 from expertstream.strategy import Options, strategy_names
 from expertstream.trace import synthesize
@@ -173,6 +174,44 @@ def test_quantiles_are_exact_when_small_and_close_when_large() -> None:
     assert Quantiles().quantile(0.5) is None
 
 
+def test_histograms_count_every_value_once() -> None:
+    quantiles = Quantiles()
+    for value in range(100, 200):
+        quantiles.add(value)
+    assert quantiles.histogram(4) == {"edges": [100, 125, 150, 175, 200], "counts": [25] * 4}
+    few = Quantiles()
+    few.add(7)
+    few.add(9)
+    assert few.histogram(40) == {"edges": [7, 8, 9, 10], "counts": [1, 0, 1]}
+    assert Quantiles().histogram() == {"edges": [], "counts": []}
+
+
+def test_a_series_stays_short_and_loses_nothing() -> None:
+    series = Series()
+    for i in range(3000):
+        series.add(
+            start_ps=10 * i,
+            end_ps=10 * i + 9,
+            batch_tokens=i % 7,
+            input_tokens=2,
+            output_tokens=1,
+            deferrals=0,
+            running=i % 50,
+            kv_bytes=i,
+        )
+        columns = series.columns()
+        assert len(columns["start_ps"]) <= 256
+        assert sum(columns["iterations"]) == i + 1
+    assert sum(columns["batch_tokens"]) == sum(i % 7 for i in range(3000))
+    assert max(columns["running"]) == 49
+    assert columns["kv_bytes"][-1] == 2999
+    assert columns["start_ps"][0] == 0
+    assert columns["end_ps"][-1] == 29999
+    assert columns["start_ps"][1:] == [end + 1 for end in columns["end_ps"][:-1]]
+    again = Series.restored(json.loads(json.dumps(series.state())))
+    assert again.columns() == columns
+
+
 def test_requests_replay_the_trace_token_by_token() -> None:
     model = tiny_model()
     trace = synthesize(model, requests=2, tokens_per_request=8, layers=[1, 2])
@@ -191,7 +230,7 @@ def test_requests_replay_the_trace_token_by_token() -> None:
 def test_an_iteration_takes_the_sum_of_its_blocks() -> None:
     model, package = tiny_model(), tiny_package()
     replay = Replay(synthesize(model, layers=[1, 2]), model)
-    blocks = Blocks(model, package, "fse-dp-paired", Options())
+    blocks = Blocks(model, package, "fse-dp-paired", Options(), overlap=False)
     iteration = Iteration(model, blocks, replay, None, output_head=True)
     home = np.arange(4)
     outcome = iteration.run([Pass(0, 0, np.arange(4), home, True)], [], {})
@@ -205,7 +244,9 @@ def test_an_iteration_takes_the_sum_of_its_blocks() -> None:
     )
     assert outcome.latency_ps == by_hand
     assert outcome.sampled == 1
-    assert sum(iteration.account.layer_ps) + iteration.account.phase_ps["output head"] == by_hand
+    assert sum(sum(times) for times in iteration.account.phase_ps.values()) == by_hand
+    assert iteration.account.phase_ps["dense"] == [blocks.dense(home).latency_ps, 0, 0, 0]
+    assert iteration.account.phase_ps["output head"][:-1] == [0, 0, 0]  # it belongs to no layer
 
 
 @pytest.mark.parametrize("strategy", strategy_names())
@@ -439,7 +480,7 @@ def test_what_does_not_fit_the_token_buffer_goes_to_ddr_and_back() -> None:
     iteration.run([], first.waiting, {0: Qos()})
     assert iteration.account.spilled_bytes == 2 * kept
     # each way a quarter of 132 bytes at 1 GB/s and 1 ns of latency
-    assert iteration.account.phase_ps["spill"] == 2 * (33 + 1) * 1000
+    assert sum(iteration.account.phase_ps["spill"]) == 2 * (33 + 1) * 1000
 
 
 def test_zero_slack_is_no_buffering() -> None:

@@ -94,25 +94,46 @@ class BlockPlan(Plan):
 
     Attributes:
         macs: multiply-accumulates. read_bytes, written_bytes: at the buffers, by computes.
+        preloaded_bytes: weights that lie in the buffers when the block starts.
     """
 
     macs: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    preloaded_bytes: int = 0
 
 
-def plan_attention(model: MoEModel, package: Package, batch: AttentionBatch, *, router: bool = True) -> BlockPlan:
+def plan_attention(
+    model: MoEModel, package: Package, batch: AttentionBatch, *, router: bool = True, preloaded: Ints | None = None
+) -> BlockPlan:
     """Lay out the attention block of one layer, with the router of an MoE layer (``router``).
+
+    ``preloaded``: int64 [dies], how many of its first micro-slices (``first_loads``) each die has at the start.
 
     The timeline's tags are stages (``STAGES``). Chunks have no expert slices, so ``Plan.slices`` is empty.
 
     Raises:
         BufferTooSmallError: the tokens do not fit the token buffers even one at a time.
     """
-    return _Attention(model, package, batch).plan(router)
+    return _Attention(model, package, batch, preloaded).plan(router)
 
 
-def plan_lm_head(model: MoEModel, package: Package, home: Ints) -> BlockPlan:
+def first_loads(model: MoEModel, package: Package, *, head: bool = False) -> list[Ints]:
+    """Bytes of the weights that each die loads first in an attention block, or in the output head; int64 [n] each."""
+    nobody = np.empty(0, dtype=np.int64)
+    block, shares = _Attention(model, package, AttentionBatch(nobody, nobody, nobody)), share_heads(model, package)
+    if head:
+        rows: ArrayLike = model.d_model
+        columns = column_shares(model.vocab_size, package.n_dies)
+    elif shares.fronts:
+        rows, total = shares.fronts[0]
+        columns = column_shares(total, package.n_dies)
+    else:
+        rows, columns = shares.own[0]
+    return [n_bytes for _, n_bytes in block.micro_slices(rows, columns)]
+
+
+def plan_lm_head(model: MoEModel, package: Package, home: Ints, *, preloaded: Ints | None = None) -> BlockPlan:
     """Lay out the output head for tokens that live on the dies ``home``, int64 [tokens].
 
     Activations are gathered, the vocabulary's columns are split over the dies; a die keeps its best logit of each token
@@ -121,13 +142,14 @@ def plan_lm_head(model: MoEModel, package: Package, home: Ints) -> BlockPlan:
     Raises:
         BufferTooSmallError: a token does not fit the token buffers.
     """
-    return _Attention(model, package, AttentionBatch(np.ones_like(home), np.zeros_like(home), home)).plan_head()
+    batch = AttentionBatch(np.ones_like(home), np.zeros_like(home), home)
+    return _Attention(model, package, batch, preloaded).plan_head()
 
 
 class _Attention:
     """Builds the work, stage by stage."""
 
-    def __init__(self, model: MoEModel, package: Package, batch: AttentionBatch) -> None:
+    def __init__(self, model: MoEModel, package: Package, batch: AttentionBatch, preloaded: Ints | None = None) -> None:
         self.model, self.package, self.batch = model, package, batch
         self.topology = Topology.of(package)
         self.n_dies = package.n_dies
@@ -139,7 +161,8 @@ class _Attention:
         self.slot_bytes = max(1, package.die.weight_buffer_bytes // max(SLICES, 2 * (self.n_dies + 1)))
         self.work = Work()
         self.group = self.work.new_group()
-        self.macs = self.read_bytes = self.written_bytes = 0
+        self.macs = self.read_bytes = self.written_bytes = self.preloaded_bytes = 0
+        self.preloaded = np.zeros(self.n_dies, dtype=np.int64) if preloaded is None else preloaded.copy()
         self.loaded = -1  # opens when all weights of the stage before have come to their last stop
 
     def plan(self, router: bool) -> BlockPlan:
@@ -190,6 +213,7 @@ class _Attention:
             macs=self.macs,
             read_bytes=self.read_bytes,
             written_bytes=self.written_bytes,
+            preloaded_bytes=self.preloaded_bytes,
         )
 
     def _fit(self, shares: HeadShares) -> tuple[int, int]:
@@ -284,25 +308,35 @@ class _Attention:
         Returns:
             The gates that open when a die is done, int64 [dies].
         """
-        bits = self.model.weight_bits
         height = np.broadcast_to(np.asarray(rows, dtype=np.int64), self.n_dies)
-        bounds = []
-        for d in range(self.n_dies):
-            parts = max(SLICES, -(-int(height[d] * columns[d]) * bits // 8 // self.slot_bytes))
-            bounds.append(np.diff(cut(int(columns[d]), parts)) if columns[d] and height[d] else columns[:0])
-        done = self.work.new_gates([b.size for b in bounds])
-        loaded = int(self.work.new_gates(sum(b.size for b in bounds))[0])
-        for d, width in enumerate(bounds):
+        slices = self.micro_slices(rows, columns)
+        done = self.work.new_gates([width.size for width, _ in slices])
+        loaded = int(self.work.new_gates(sum(width.size for width, _ in slices))[0])
+        for d, (width, n_bytes) in enumerate(slices):
             if width.size:
-                n_bytes = -(-height[d] * width * bits // 8)
                 self._count(
                     n * int(height[d] * columns[d]), int(n_bytes.sum()), n * int(height[d]), n * int(columns[d])
                 )
                 time = cycles_ps(self.package.die, matmul_cycles(self.package.die, n, height[d], width), n_bytes)
-                route = np.array([d])
-                self._visit(tag, n_bytes, route, time[:, None], gate[route], done[route], np.array([n]), loaded)
+                route, there = np.array([d]), int(self.preloaded[d])
+                self.preloaded_bytes += int(n_bytes[:there].sum())
+                channel = np.where(np.arange(width.size) < there, -1, self.channel[d])
+                self._visit(
+                    tag, n_bytes, route, time[:, None], gate[route], done[route], np.array([n]), loaded, channel
+                )
+        self.preloaded[:] = 0  # only the first stage is loaded ahead
         self.loaded = loaded
         return done
+
+    def micro_slices(self, rows: ArrayLike, columns: Ints) -> list[tuple[Ints, Ints]]:
+        """Columns and bytes of the micro-slices of each die's share of a matrix; int64 [n] each."""
+        height = np.broadcast_to(np.asarray(rows, dtype=np.int64), self.n_dies)
+        out = []
+        for d in range(self.n_dies):
+            parts = max(SLICES, -(-int(height[d] * columns[d]) * self.model.weight_bits // 8 // self.slot_bytes))
+            width = np.diff(cut(int(columns[d]), parts)) if columns[d] and height[d] else columns[:0]
+            out.append((width, -(-height[d] * width * self.model.weight_bits // 8)))
+        return out
 
     def _count(self, macs: int, operand_bytes: int, values_in: int, values_out: int) -> None:
         """Add the work of computes: the array reads its operand and inputs once and writes its outputs once."""
@@ -311,12 +345,22 @@ class _Attention:
         self.written_bytes += -(-values_out * self.model.activation_bits // 8)
 
     def _visit(
-        self, tag: int, n_bytes: Ints, route: Ints, time: Ints, gate: Ints, done: Ints, tokens: Ints, loaded: int
+        self,
+        tag: int,
+        n_bytes: Ints,
+        route: Ints,
+        time: Ints,
+        gate: Ints,
+        done: Ints,
+        tokens: Ints,
+        loaded: int,
+        channel: Ints | None = None,
     ) -> None:
         """Chunks that come from the nearest channel of the first die of ``route`` and are computed at each of its dies.
 
         Args:
             n_bytes: int64 [chunks]. time: int64 [chunks, stops], ps. gate, done, tokens: int64 [stops].
+            channel: int64 [chunks], -1 for chunks that lie at the first die already; None: the nearest for all.
         """
         first = int(route[0])
         skip = [self.entry[first]] if self.entry[first] != first else []
@@ -327,7 +371,7 @@ class _Attention:
             group=self.group,
             bytes=n_bytes,
             die=np.tile(np.concatenate((np.array(skip, dtype=np.int64), route)), (n_bytes.size, 1)),
-            channel=self.channel[first],
+            channel=self.channel[first] if channel is None else channel,
             gate=self.loaded,
             tag=tag,
             compute_ps=np.hstack((np.zeros((n_bytes.size, len(skip)), dtype=np.int64), time)),

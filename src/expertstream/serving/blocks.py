@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +23,8 @@ from expertstream.engine.work import Work
 from expertstream.model import MoEModel
 from expertstream.package import Package, surviving
 from expertstream.planning import plan_on
-from expertstream.serving.attention import AttentionBatch, BlockPlan, plan_attention, plan_lm_head
+from expertstream.serving.attention import AttentionBatch, BlockPlan, first_loads, plan_attention, plan_lm_head
+from expertstream.serving.preload import Tail, count_preloads, measure_tail, own_channels
 from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
 from expertstream.trace import Routing
@@ -39,9 +40,10 @@ class BlockTiming:
 
     Attributes:
         latency_ps: from its first activity to its last. compute_ps: busy time of all MAC arrays.
-        ddr_bytes: loaded and written. d2d_bytes: payload times hops.
+        ddr_bytes: loaded and written, what was loaded ahead for the block included. d2d_bytes: payload times hops.
         macs, sram_read_bytes, sram_write_bytes, wire_bytes: what costs energy (wire: payload and header, times hops).
         peak_bytes: largest sum of all buffers. passes: passes over the tokens.
+        tail: what the block leaves to the next one at its end.
     """
 
     latency_ps: int
@@ -54,6 +56,10 @@ class BlockTiming:
     wire_bytes: int
     peak_bytes: int
     passes: int
+    tail: Tail
+
+
+COUNTS = tuple(f.name for f in fields(BlockTiming) if f.name != "tail")
 
 
 class Observer(Protocol):
@@ -68,7 +74,8 @@ class Blocks:
     """Runs the blocks of one model on one package under one strategy.
 
     Args:
-        reuse: simulate equal blocks once. observe: called with every block that is run.
+        reuse: simulate equal blocks once. overlap: whether DDR channels that a block leaves idle at its end load
+            weights of the next one (preload.py). observe: called with every block that is run.
 
     Raises:
         ConfigError: the strategy is unknown.
@@ -82,6 +89,7 @@ class Blocks:
         options: Options,
         *,
         reuse: bool = True,
+        overlap: bool = True,
         observe: Observer | None = None,
     ) -> None:
         self.model, self.options = model, options
@@ -89,6 +97,10 @@ class Blocks:
         self._whole = package
         self._packages = {0: surviving(package)}
         self._reuse, self._observe = reuse, observe
+        # Where dies store and forward, room is kept for what passes through: nothing is loaded ahead.
+        self._overlap = overlap and package.d2d.switching == "cut-through"
+        self._own = own_channels(self._packages[0])
+        self._first = {head: first_loads(model, self._packages[0], head=head) for head in (False, True)}
         self._known: OrderedDict[bytes, BlockTiming] = OrderedDict()
         # A dense layer is an MoE layer without routed experts and with one shared expert.
         no_experts = {"n_experts": 0, "top_k": 0, "n_shared_experts": 1, "shared_d_ffn": model.dense_d_ffn}
@@ -102,15 +114,26 @@ class Blocks:
         self.simulated = self.reused = 0
 
     def attention(
-        self, batch: AttentionBatch, *, router: bool, reserved_bytes: int = 0, layer: int = -1
+        self,
+        batch: AttentionBatch,
+        *,
+        router: bool,
+        reserved_bytes: int = 0,
+        layer: int = -1,
+        after: Tail | None = None,
     ) -> BlockTiming:
-        """Time the attention block of a layer; ``reserved_bytes`` of each token buffer are not available to it."""
+        """Time the attention block of a layer.
+
+        Args:
+            reserved_bytes: of each token buffer that are not available to it. after: the tail of the block before.
+        """
+        preloaded = self._preloaded(after, head=False)
         return self._time(
             "attention",
             layer,
             reserved_bytes,
-            (batch.new, batch.context, batch.home, np.array([router])),
-            lambda package: (plan_attention(self.model, package, batch, router=router), None),
+            (batch.new, batch.context, batch.home, np.array([router]), preloaded),
+            lambda package: (plan_attention(self.model, package, batch, router=router, preloaded=preloaded), None),
         )
 
     def experts(self, routing: Routing, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
@@ -144,15 +167,26 @@ class Blocks:
             lambda package: self._layer(self._dense_model, routing, home, package),
         )
 
-    def output_head(self, home: Ints, *, reserved_bytes: int = 0) -> BlockTiming:
-        """Time the output head for the tokens that are sampled."""
+    def output_head(self, home: Ints, *, reserved_bytes: int = 0, after: Tail | None = None) -> BlockTiming:
+        """Time the output head for the tokens that are sampled; ``after``: the tail of the block before."""
+        preloaded = self._preloaded(after, head=True)
         return self._time(
             "output head",
             -1,
             reserved_bytes,
-            (home,),
-            lambda package: (plan_lm_head(self.model, package, home), None),
+            (home, preloaded),
+            lambda package: (plan_lm_head(self.model, package, home, preloaded=preloaded), None),
         )
+
+    def preloaded_bytes(self, after: Tail, *, head: bool = False) -> int:
+        """What attention, or the output ``head``, finds in the buffers after a block with this tail."""
+        counts = self._preloaded(after, head=head)
+        return sum(int(n_bytes[:n].sum()) for n, n_bytes in zip(counts.tolist(), self._first[head], strict=True))
+
+    def _preloaded(self, after: Tail | None, *, head: bool) -> Ints:
+        if after is None or not self._overlap:
+            return np.zeros(self._own.size, dtype=np.int64)
+        return count_preloads(self._packages[0], self._own, self._first[head], after)
 
     def spill(self, n_bytes: int, *, layer: int = -1) -> BlockTiming:
         """Time the way of activations to DDR, or back, over all channels evenly."""
@@ -205,7 +239,7 @@ class Blocks:
             timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps)
         if self._observe:
             self._observe(kind, layer, plan, timeline, workload)
-        timing = _measure(plan, workload, timeline)
+        timing = _measure(plan, workload, timeline, self._own)
         self.simulated += 1
         if self._reuse:
             self._known[key] = timing
@@ -214,8 +248,9 @@ class Blocks:
         return timing
 
 
-def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline) -> BlockTiming:
+def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own: Ints) -> BlockTiming:
     use = measure_utilisation(timeline)
+    ahead = plan.preloaded_bytes if isinstance(plan, BlockPlan) else 0
     sent = int(timeline.bytes[timeline.source >= 0].sum())
     loaded = int(timeline.bytes[timeline.kind == LOAD].sum())
     if workload is not None:
@@ -227,13 +262,14 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline) -> 
         pair = timeline.source[sends] * timeline.network.n_dies + timeline.die[sends]
         hops = np.diff(timeline.network.path_ptr)[pair]
         wire = int(((timeline.bytes[sends] + timeline.network.header_bytes) * hops).sum())
-        own = plan if isinstance(plan, BlockPlan) else None
-        macs = own.macs if own else 0
-        read, written = (own.read_bytes if own else 0) + sent, (own.written_bytes if own else 0) + sent + loaded
+        block = plan if isinstance(plan, BlockPlan) else None
+        macs = block.macs if block else 0
+        read = (block.read_bytes if block else 0) + sent
+        written = (block.written_bytes if block else 0) + sent + loaded + ahead
     return BlockTiming(
         latency_ps=timeline.latency_ps,
         compute_ps=int(use.compute_ps.sum()),
-        ddr_bytes=int(use.channel_bytes.sum()),
+        ddr_bytes=int(use.channel_bytes.sum()) + ahead,
         d2d_bytes=int(use.link_bytes.sum()),
         macs=macs,
         sram_read_bytes=read,
@@ -241,6 +277,7 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline) -> 
         wire_bytes=wire,
         peak_bytes=measure_buffers(timeline).package_peak_both_bytes,
         passes=plan.passes,
+        tail=measure_tail(own, plan, timeline),
     )
 
 

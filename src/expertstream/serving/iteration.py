@@ -1,6 +1,7 @@
 """One iteration: forward passes of several requests through all layers, block after block.
 
-Each block starts when the one before has ended. A deferred pass (token buffering) leaves at an MoE layer after the
+Each block starts when the one before has ended; DDR channels that have nothing left to load for it then load weights of
+the next (preload.py). A deferred pass (token buffering) leaves at an MoE layer after the
 router and comes back at the same layer of a later iteration; its tokens keep their dies, its activations and gating
 results stay in the token buffers, where other blocks lack the room, or go to DDR once they pass ``kept_share`` of one.
 """
@@ -8,7 +9,7 @@ results stay in the token buffers, where other blocks lack the room, or go to DD
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from expertstream.model import MoEModel
 from expertstream.schedule import Qos, Slack, defer, pass_done, token_counts
 from expertstream.serving.attention import AttentionBatch
-from expertstream.serving.blocks import Blocks, BlockTiming
+from expertstream.serving.blocks import COUNTS, Blocks, BlockTiming
+from expertstream.serving.preload import Tail
 from expertstream.serving.routing import Replay
 
 Ints = NDArray[np.int64]
@@ -64,36 +66,41 @@ class Account:
     """Where time and work go; all whole numbers.
 
     Attributes:
-        phase_ps: by ``PHASES``. layer_ps: by layer. sums: of the fields of BlockTiming; ``peak_bytes`` and ``passes``
-            are maxima.
+        phase_ps: for each of ``PHASES`` by layer; the last entry is what belongs to no layer. sums: of ``COUNTS`` of
+            BlockTiming; ``peak_bytes`` and ``passes`` are maxima.
+        preloaded_bytes: weights loaded while the block before came to its end.
     """
 
     n_layers: int
-    phase_ps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
-    layer_ps: list[int] = field(default_factory=list)
-    sums: dict[str, int] = field(default_factory=lambda: {f.name: 0 for f in fields(BlockTiming)})
+    phase_ps: dict[str, list[int]] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     deferrals: int = 0
     spilled_bytes: int = 0
+    preloaded_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Start every layer at zero."""
-        self.layer_ps = self.layer_ps or [0] * self.n_layers
+        self.phase_ps = self.phase_ps or {phase: [0] * (self.n_layers + 1) for phase in PHASES}
 
     def add(self, phase: str, layer: int, timing: BlockTiming) -> None:
-        """Count a block."""
-        self.phase_ps[phase] += timing.latency_ps
-        if layer >= 0:
-            self.layer_ps[layer] += timing.latency_ps
+        """Count a block; ``layer`` is -1 for one that belongs to none."""
+        self.phase_ps[phase][layer] += timing.latency_ps
         for name in self.sums:
             value = getattr(timing, name)
             self.sums[name] = (
                 max(self.sums[name], value) if name in ("peak_bytes", "passes") else self.sums[name] + value
             )
 
+    def preload(self, n_bytes: int, tail: Tail) -> None:
+        """Count weights that were loaded in the tail of the block before."""
+        self.preloaded_bytes += n_bytes
+        if n_bytes:
+            self.sums["peak_bytes"] = max(self.sums["peak_bytes"], tail.held_bytes + n_bytes)
+
     @property
     def latency_ps(self) -> int:
         """Time of everything counted."""
-        return sum(self.phase_ps.values())
+        return self.sums["latency_ps"]
 
 
 class Witness(Protocol):
@@ -134,6 +141,7 @@ class Iteration:
         activation_bytes = -(-model.d_model * model.activation_bits // 8)
         self._kept_bytes = activation_bytes + model.top_k * GATE_BYTES
         self.account = Account(model.n_layers)
+        self._tail: Tail | None = None  # of the block before, within an iteration
 
     def run(self, fresh: Sequence[Pass], waiting: Sequence[Pass], qos: dict[int, Qos]) -> Outcome:
         """Take ``fresh`` passes from the first layer, and ``waiting`` ones from where they are, as far as they get.
@@ -142,6 +150,7 @@ class Iteration:
             qos: Algorithm 2's state of every request that takes part; updated.
         """
         start_ps = self.account.latency_ps
+        self._tail = None
         active, apart = sorted(fresh, key=_request), list(waiting)
         for layer in range(self._model.n_layers):
             if active:
@@ -162,7 +171,9 @@ class Iteration:
                 self._experts(active, apart, layer)
         sampled = np.array([p.home[-1] for p in active if p.samples], dtype=np.int64)
         if sampled.size and self._output_head:
-            self._count("output head", -1, self._blocks.output_head(sampled, reserved_bytes=self._reserved(apart)))
+            reserved = self._reserved(apart)
+            timing = self._blocks.output_head(sampled, reserved_bytes=reserved, after=self._preload(head=True))
+            self._count("output head", -1, timing)
         if self._buffering:
             for p in active:
                 qos[p.request] = pass_done(qos[p.request], self._buffering.slack)
@@ -175,8 +186,15 @@ class Iteration:
 
     def _count(self, phase: str, layer: int, timing: BlockTiming, passes: Sequence[Pass] = ()) -> None:
         self.account.add(phase, layer, timing)
+        self._tail = timing.tail
         if passes and self._witness:
             self._witness(phase, layer, passes)
+
+    def _preload(self, *, head: bool = False) -> Tail | None:
+        """The tail of the block before, once what is loaded in it has been counted."""
+        if self._tail is not None:
+            self.account.preload(self._blocks.preloaded_bytes(self._tail, head=head), self._tail)
+        return self._tail
 
     def _attention(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
         batch = AttentionBatch(
@@ -185,7 +203,8 @@ class Iteration:
             home=np.concatenate([p.home for p in active]),
         )
         router, reserved = layer in self._moe, self._reserved(apart)
-        timing = self._blocks.attention(batch, router=router, reserved_bytes=reserved, layer=layer)
+        after = self._preload()
+        timing = self._blocks.attention(batch, router=router, reserved_bytes=reserved, layer=layer, after=after)
         self._count("attention", layer, timing, active)
 
     def _dense(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:

@@ -35,6 +35,21 @@ class Quantiles:
                 return bucket
         return max(self._buckets)
 
+    def histogram(self, bins: int = 40) -> dict[str, list[int]]:
+        """Counts of equally wide ranges from the least value to the largest; no more ranges than there are values.
+
+        Returns:
+            ``edges`` (one more than ``counts``, whole numbers) and ``counts``; both empty where there are no values.
+        """
+        if not self.count:
+            return {"edges": [], "counts": []}
+        least, most = min(self._buckets), max(self._buckets)
+        bins = min(bins, most - least + 1)
+        counts = [0] * bins
+        for bucket, n in self._buckets.items():
+            counts[(bucket - least) * bins // (most - least + 1)] += n
+        return {"edges": [least + -(-(most - least + 1) * i // bins) for i in range(bins + 1)], "counts": counts}
+
     def summary(self) -> dict[str, Any]:
         """Mean, p50 and p99."""
         mean = self.total / self.count if self.count else None

@@ -101,6 +101,7 @@ class Scenario(BaseModel):
         trace: a routing trace to replay; None: ``synthetic`` routing.
         tokens_per_iteration: the budget. max_requests: that run at a time. kv_capacity: DDR for keys and values.
         iterations: where to stop at the latest. output_head: whether the output head is run for sampled tokens.
+        overlap: whether a block's end overlaps with loads of the next one's weights (preload.py).
         technology: profile for energy.
     """
 
@@ -119,6 +120,7 @@ class Scenario(BaseModel):
     kv_capacity_bytes: Annotated[ByteSize, Field(ge=1)] = Field(alias="kv_capacity", default=16 << 30)
     iterations: _Count | None = None
     output_head: bool = True
+    overlap: bool = True
     buffering: BufferingSpec | None = None
     qos: QosSpec = QosSpec()
     technology: str = "5nm"

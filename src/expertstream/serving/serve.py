@@ -95,7 +95,9 @@ class Serving:
         if get_strategy(scenario.strategy).fitted or scenario.placement == "balanced":  # on tokens that are not served
             training, routing = routing.split()
         options = Options(micro_slices=scenario.micro_slices, placement=scenario.placement, training=training)
-        self.blocks = Blocks(model, parts.package, scenario.strategy, options, reuse=reuse, observe=observe)
+        self.blocks = Blocks(
+            model, parts.package, scenario.strategy, options, reuse=reuse, overlap=scenario.overlap, observe=observe
+        )
         self.replay = Replay(routing, model, scenario.requests.seed)
         spec = scenario.buffering
         buffering = None if spec is None else Buffering(spec.slack(), spec.theta_min, spec.kept_share)
@@ -183,6 +185,8 @@ class Serving:
         )
         total_pj = np.sum([energy[name] for name in COMPONENTS], axis=0)
         busy_ps = max(account.latency_ps, 1)
+        phase_ps = {phase: sum(times) for phase, times in account.phase_ps.items()}
+        by_layer = {phase: times[:-1] for phase, times in account.phase_ps.items()}  # the last belongs to no layer
         return {
             "model": parts.model.name,
             "package": parts.package.name,
@@ -202,12 +206,17 @@ class Serving:
             "iteration_ps": tally.iteration.summary(),
             "ttft_ps": tally.ttft.summary(),
             "tpot_ps": tally.tpot.summary(),
+            "ttft_histogram": tally.ttft.histogram(),
+            "tpot_histogram": tally.tpot.histogram(),
+            "series": tally.series.columns(),
             "deferrals": account.deferrals,
             "spilled_bytes": account.spilled_bytes,
             "qos_violations": tally.violations,
-            "phase_ps": dict(account.phase_ps),
-            "phase_share": {phase: time / busy_ps for phase, time in account.phase_ps.items()},
-            "layer_ps": list(account.layer_ps),
+            "phase_ps": phase_ps,
+            "phase_share": {phase: time / busy_ps for phase, time in phase_ps.items()},
+            "layer_ps": [sum(times) for times in zip(*by_layer.values(), strict=True)],
+            "layer_phase_ps": by_layer,
+            "preloaded_bytes": account.preloaded_bytes,
             "utilisation": sums["compute_ps"] / (busy_ps * n_dies),
             "ddr_bytes": sums["ddr_bytes"],
             "d2d_bytes": sums["d2d_bytes"],

@@ -14,9 +14,10 @@ from expertstream.serving.iteration import Account, Iteration, Pass
 from expertstream.serving.quantiles import Quantiles
 from expertstream.serving.requests import Request, Source
 from expertstream.serving.routing import Replay
+from expertstream.serving.series import Series
 from expertstream.units import format_bytes
 
-STATE = "expertstream-serving-1"
+STATE = "expertstream-serving-2"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Tally:
     iteration: Quantiles = field(default_factory=Quantiles)
     ttft: Quantiles = field(default_factory=Quantiles)
     tpot: Quantiles = field(default_factory=Quantiles)
+    series: Series = field(default_factory=Series)
 
 
 def share_budget(running: Iterable[Running], budget: int) -> list[tuple[Running, int]]:
@@ -140,6 +142,8 @@ class Server:
             tally.now_ps = max(tally.now_ps, arrival)
             self._admit()
         fresh = self._fresh()
+        before = (tally.now_ps, tally.input_tokens, tally.output_tokens, self.account.deferrals, len(self._running))
+        batch = sum(p.rows.size for p in (*fresh, *self._waiting))
         outcome = self._iteration.run(fresh, self._waiting, self._qos)
         self._waiting = outcome.waiting
         tally.now_ps += outcome.latency_ps
@@ -147,6 +151,17 @@ class Server:
         tally.iterations += 1
         for p in outcome.finished:
             self._advance(p)
+        start_ps, input_tokens, output_tokens, deferrals, running = before
+        tally.series.add(
+            start_ps=start_ps,
+            end_ps=tally.now_ps,
+            batch_tokens=batch,
+            input_tokens=tally.input_tokens - input_tokens,
+            output_tokens=tally.output_tokens - output_tokens,
+            deferrals=self.account.deferrals - deferrals,
+            running=running,
+            kv_bytes=tally.kv_bytes,
+        )
         return True
 
     def _admit(self) -> None:
@@ -226,7 +241,7 @@ class Server:
 
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs, as plain JSON values."""
-        tally = {k: v.state() if isinstance(v, Quantiles) else v for k, v in vars(self.tally).items()}
+        tally = {k: v.state() if isinstance(v, (Quantiles, Series)) else v for k, v in vars(self.tally).items()}
         return {
             "format": STATE,
             "tally": tally,
@@ -242,7 +257,8 @@ class Server:
         """Continue where a server with the same scenario was."""
         tally: dict[str, Any] = {}
         for key, value in state["tally"].items():
-            tally[key] = Quantiles.restored(value) if isinstance(value, dict) else value
+            kind = Series if key == "series" else Quantiles
+            tally[key] = kind.restored(value) if isinstance(value, dict) else value
         self.tally = Tally(**tally)
         self._iteration.account = Account(**state["account"])
         self._source.restore(state["source"])
