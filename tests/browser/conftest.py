@@ -1,4 +1,4 @@
-"""A headless Chromium and the pages that it opens."""
+"""Reports, and the pages that a headless Chromium opens of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import Comparison, Result, compare, simulate
 from expertstream.trace import RoutingTrace, synthesize
-from tests.needs import needs_module, needs_program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -34,18 +33,6 @@ def result(trace: RoutingTrace) -> Result:
 @pytest.fixture(scope="session")
 def comparison(trace: RoutingTrace) -> Comparison:
     return compare(MODEL, Package.preset("test-chip-2x2"), trace, tokens=[8, 32])
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    needs_module("playwright", "dev")
-    chromium = needs_program("chromium", "chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

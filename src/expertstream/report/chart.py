@@ -15,12 +15,13 @@ from expertstream.errors import ConfigError
 from expertstream.report.files import replacing
 
 FORMATS = ("png", "svg", "pdf")
-# Okabe and Ito's colours: told apart by readers with colour-blindness and in print
-COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#999999", "#CC79A7", "#009E73", "#D55E00", "#000000", "#F0E442")
+# two of Okabe and Ito's colours: told apart by readers with colour-blindness and in print
+FASTEST, OTHERS = "#D55E00", "#56B4E9"
+EVEN = 1.0  # strategies within so many per cent of the bound from the fastest one are marked with it
 
 
 def write_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str], *, title: str) -> None:
-    """Bars of latency above the lower bound, in per cent, per strategy and number of tokens.
+    """Bars of latency above the lower bound, in per cent: a panel for each number of tokens, a bar for each strategy.
 
     Args:
         rows: of ``Comparison.by_tokens``. path: a .png, .svg or .pdf file. title: shown above the picture.
@@ -56,20 +57,24 @@ def _draw(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     tokens = list(dict.fromkeys(row["tokens"] for row in rows))
     strategies = list(dict.fromkeys(row["strategy"] for row in rows))
     above = {(row["tokens"], row["strategy"]): 100 * ((row["gap"] or 1.0) - 1) for row in rows}
-    figure = Figure(figsize=(max(7.0, 0.45 * len(tokens) * len(strategies)), 4.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.84 / len(strategies)
-    for number, strategy in enumerate(strategies):
-        at = [group + (number - (len(strategies) - 1) / 2) * width for group in range(len(tokens))]
-        height = [above.get((n, strategy), 0.0) for n in tokens]
-        bars = axes.bar(at, height, width * 0.92, label=strategy, color=COLOURS[number % len(COLOURS)])
-        axes.bar_label(bars, labels=[f"{value:.1f}" for value in height], fontsize=7, padding=1)
-    axes.set_xticks(range(len(tokens)), [str(n) for n in tokens])
-    axes.set_xlabel("tokens per iteration")
-    axes.set_ylabel("latency above the lower bound (%)")
-    axes.set_title("\n".join(textwrap.wrap(title, 90)), fontsize=9)
-    axes.margins(y=0.12)
-    axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    figure = Figure(figsize=(2.0 + 2.0 * max(len(tokens), 2), 1.6 + 0.24 * len(strategies)), layout="constrained")
+    panels = figure.subplots(1, len(tokens), sharey=True, squeeze=False)[0]
+    for n, axes in zip(tokens, panels, strict=True):
+        values = [above.get((n, strategy)) for strategy in strategies]
+        best = min(value for value in values if value is not None)
+        colours = [FASTEST if value is not None and value <= best + EVEN else OTHERS for value in values]
+        bars = axes.barh(range(len(values)), [value or 0.0 for value in values], 0.72, color=colours)
+        labels = ["not run" if value is None else f"{value:.1f}" for value in values]
+        for text, colour in zip(axes.bar_label(bars, labels=labels, fontsize=8, padding=2), colours, strict=True):
+            text.set_fontweight("bold" if colour == FASTEST else "normal")
+        axes.set_title(f"{n} token{'' if n == 1 else 's'}", fontsize=9)
+        axes.set_xlim(0, 1.3 * max(*(value or 0.0 for value in values), 1.0))
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(strategies)), strategies, fontsize=8)
+    panels[0].invert_yaxis()
+    figure.supxlabel(
+        f"latency above the lower bound (%); bold and orange: within {EVEN:g} point of the fastest", fontsize=9
+    )
+    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=9)
     return figure
