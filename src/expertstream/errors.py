@@ -32,6 +32,10 @@ class SimulationStuckError(ExpertStreamError):
     """No event is left but work is: says which chunks wait for what."""
 
 
+class WorkerError(ExpertStreamError):
+    """Workers gave too few or too many rows; those that came are safe."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the allowed name nearest to ``name``, or an empty string."""
     match = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)

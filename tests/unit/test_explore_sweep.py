@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
 
-from expertstream.errors import ConfigError
+from expertstream.errors import ConfigError, WorkerError
 from expertstream.explore import SweepSpec, make_executor, sweep
 from expertstream.explore import shards as shards_module
 from expertstream.explore.executors import Serial
@@ -188,3 +192,68 @@ def test_a_batch_carries_what_its_jobs_need_and_no_more() -> None:
 def test_bad_executors(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_executor(**options)  # type: ignore[arg-type]
+
+
+class Pool:
+    """Stands for a pool of processes; ``kills`` says of a task that the worker dies with it."""
+
+    made: ClassVar[list[Pool]] = []
+    kills: ClassVar[Callable[[BatchTask], bool]]
+
+    def __init__(self, *_: object, **__: object) -> None:
+        Pool.made.append(self)
+        self.broken = False
+
+    def submit(self, call: Callable[[BatchTask], Done], task: BatchTask) -> Future[Done]:
+        if self.broken:
+            raise BrokenProcessPool
+        future: Future[Done] = Future()
+        self.broken = Pool.kills(task)
+        if self.broken:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(call(task))
+        return future
+
+    def shutdown(self, **_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_worker_that_dies_once_costs_no_row(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("expertstream.explore.executors.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(Pool, "made", [])
+    monkeypatch.setattr(Pool, "kills", lambda _: len(Pool.made) == 1, raising=False)
+    rows = _rows_in_batches_of(size)
+    assert [row["status"] for row in rows] == ["failed", "ok"] * 4  # every second buffer is too small
+    assert not any("died" in str(row["message"]) for row in rows)
+    assert len(Pool.made) == 2
+
+
+def test_a_point_that_kills_every_worker_is_the_only_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expertstream.explore.executors.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(Pool, "made", [])
+    monkeypatch.setattr(Pool, "kills", lambda task: any(job.number == 2 for job in task.batch.jobs), raising=False)
+    for row in _rows_in_batches_of(8):
+        assert (row["message"] == "the worker process died with it, twice") == (row["point"] == 2)
+
+
+def _rows_in_batches_of(size: int) -> list[dict[str, object]]:
+    inputs = Inputs(spec())
+    jobs = jobs_of(inputs, points_of(spec()))
+    batches = (BatchTask(inputs.batch(jobs[at : at + size])) for at in range(0, len(jobs), size))
+    found = list(make_executor("processes", workers=2).run(batches))
+    rows = sorted((row for done in found for row in done.rows.to_pylist()), key=lambda row: int(row["point"]))
+    assert [row["point"] for row in rows] == list(range(8))
+    return rows
+
+
+def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path) -> None:
+    class Losing(Serial):
+        def run(self, tasks: Iterator[BatchTask]) -> Iterator[Done]:  # type: ignore[override]
+            return itertools.islice(super().run(tasks), 1)
+
+    with pytest.raises(WorkerError, match="rows of 4 points never came; run the same command again to go on"):
+        sweep(spec(), tmp_path / "out", Losing())
+    assert not (tmp_path / "out/results.parquet").exists()
+    assert sweep(spec(), tmp_path / "out", Serial()).ran == 4

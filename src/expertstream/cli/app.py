@@ -13,6 +13,7 @@ from expertstream.cli.doctor import doctor_command
 from expertstream.cli.explore import recommend_command, search_command, sweep_command
 from expertstream.cli.model import model_app
 from expertstream.cli.package import package_app
+from expertstream.cli.plot import plot_command
 from expertstream.cli.reproduce import reproduce_command
 from expertstream.cli.serve import serve_command
 from expertstream.cli.simulate import simulate_command
@@ -32,6 +33,7 @@ app.command("simulate")(simulate_command)
 app.command("serve-sim")(serve_command)
 app.command("sweep")(sweep_command)
 app.command("search")(search_command)
+app.command("plot")(plot_command)
 app.command("recommend")(recommend_command)
 app.command("reproduce")(reproduce_command)
 app.add_typer(trace_app, name="trace")

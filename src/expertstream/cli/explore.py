@@ -16,7 +16,6 @@ from expertstream.explore.recommend import SPACE
 from expertstream.explore.spec import Base
 from expertstream.explore.store import RESULTS
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
-from expertstream.report.files import write_json
 from expertstream.units import format_time
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to explore (examples/).")]
@@ -91,18 +90,8 @@ def search_command(
     announce_compilation()
     with progress("searching") as report:
         found = search(wanted, folder, where, progress=report)
-    document = {
-        "results": str(folder / RESULTS),
-        "trials": wanted.trials,
-        "designs": found.table.num_rows,
-        "ran": found.ran,
-        "reference": found.reference,
-        "hypervolume": list(found.history),
-        "front": list(found.front),
-    }
-    write_json(document, folder / "search.json")
     if json:
-        print_json(document)
+        print_json({"results": str(folder / RESULTS), "ran": found.ran, **found.document()})
         return
     show(wanted, found.table.to_pylist(), list(found.front), f"the {len(found.front)} best trade-offs", limit=40)
     print(

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -17,16 +17,12 @@ from expertstream.errors import ConfigError
 Kind = Literal["serial", "processes", "dask"]
 Done_co = TypeVar("Done_co", covariant=True)
 Done = TypeVar("Done")
-MAX_DEATHS: Final = 3  # workers that may die with a task before it counts as failed
 AHEAD: Final = 2  # tasks in flight per worker, so that none waits for the next
 WAIT_S: Final = 30  # for a scheduler to answer and for its first worker
 
 
 class Task(Protocol[Done_co]):
-    """A piece of work that travels to a worker by pickle; ``number`` tells it from the others of a run."""
-
-    @property
-    def number(self) -> int: ...  # noqa: D102
+    """A piece of work that travels to a worker by pickle."""
 
     def run(self) -> Done_co:
         """Do the work."""
@@ -34,6 +30,10 @@ class Task(Protocol[Done_co]):
 
     def failed(self, message: str) -> Done_co:
         """What stands for the result if no worker could do it."""
+        ...
+
+    def halves(self) -> Sequence[Task[Done_co]]:
+        """Two tasks that together are this one; none if it cannot be divided."""
         ...
 
 
@@ -107,35 +107,49 @@ class Processes:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def run(self, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
-        """Results of the tasks, as they come."""
-        deaths: dict[int, int] = {}
-        again: list[Task[Done]] = []
+        """Results of the tasks, as they come.
+
+        Tasks that were under way when a worker died run again, each alone. One that is alone when a worker dies is
+        halved, down to the smallest that kills workers, which counts as failed.
+        """
+        suspects: list[Task[Done]] = []
         while True:
-            flying: dict[Future[Done], Task[Done]] = {}
+            alone, flying = bool(suspects), dict[Future[Done], Task[Done]]()
             try:
-                while True:
-                    while len(flying) < AHEAD * self.workers:
-                        task = again.pop() if again else next(tasks, None)
-                        if task is None:
-                            break
-                        flying[self._started().submit(_run, task)] = task
-                    if not flying:
-                        return
-                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                        done = future.result()
-                        del flying[future]
-                        yield done
+                yield from self._through(iter([suspects.pop()]) if alone else tasks, flying)
+                if not alone:
+                    return
             except BrokenProcessPool:
                 self.close()
                 for future, task in flying.items():
                     if future.done() and future.exception() is None:
                         yield future.result()
-                        continue
-                    deaths[task.number] = deaths.get(task.number, 0) + 1
-                    if deaths[task.number] < MAX_DEATHS:
-                        again.append(task)
+                    elif not alone:
+                        suspects.append(task)
+                    elif halves := task.halves():
+                        suspects += halves
                     else:
-                        yield task.failed(f"worker processes died {MAX_DEATHS} times with it")
+                        yield task.failed("the worker process died with it, twice")
+
+    def _through(self, tasks: Iterator[Task[Done]], flying: dict[Future[Done], Task[Done]]) -> Iterator[Done]:
+        """Hand tasks in and give results; ``flying`` holds what is under way, also when BrokenProcessPool is raised."""
+        while True:
+            for task in _up_to(tasks, AHEAD * self.workers - len(flying)):
+                flying[self._submit(task)] = task
+            if not flying:
+                return
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                done = future.result()
+                del flying[future]
+                yield done
+
+    def _submit(self, task: Task[Done]) -> Future[Done]:
+        try:
+            return self._started().submit(_run, task)
+        except BrokenProcessPool as error:  # a worker has died in the meantime
+            failed: Future[Done] = Future()
+            failed.set_exception(error)
+            return failed
 
 
 class Dask:

@@ -23,7 +23,7 @@ from expertstream.simulate import in_parts
 from expertstream.strategy import Options, get_strategy
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 
-FORMAT: Final = "1"  # part of every hash; raised when rows come to mean something else
+FORMAT: Final = "2"  # part of every hash; raised when rows come to mean something else
 Values = tuple[Value, ...]
 Key = tuple[Any, ...]
 

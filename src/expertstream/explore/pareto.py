@@ -14,12 +14,14 @@ def front(values: Floats) -> NDArray[np.int64]:
     Args:
         values: float64 [n, objectives].
     """
-    kept = []
-    for i, row in enumerate(values):
-        beaten = ((values <= row).all(axis=1) & (values < row).any(axis=1)).any()
-        if not beaten and not (values[:i] == row).all(axis=1).any():
+    order = np.lexsort(values.T[::-1])  # by the first objective, then the next: only earlier rows can beat a row
+    kept: list[int] = []
+    best = np.empty_like(values)
+    for i in order.tolist():
+        if not (best[: len(kept)] <= values[i]).all(axis=1).any():
+            best[len(kept)] = values[i]
             kept.append(i)
-    return np.array(kept, dtype=np.int64)
+    return np.array(sorted(kept), dtype=np.int64)
 
 
 def hypervolume(values: Floats, reference: Floats) -> float:

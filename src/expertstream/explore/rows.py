@@ -9,9 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from expertstream.analysis import CAUSES, COMPONENTS
-from expertstream.analysis.metrics import Metrics
 from expertstream.explore.fields import kind_of
-from expertstream.model import MoEModel
+from expertstream.simulate import Result
 
 Row = dict[str, Any]
 OK, FAILED = "ok", "failed"
@@ -53,8 +52,9 @@ def schema(fields: Sequence[str]) -> pa.Schema:
     return pa.schema([*names, *_result_types()])
 
 
-def result_row(metrics: Metrics, model: MoEModel, tokens: int) -> Row:
+def result_row(result: Result) -> Row:
     """The result columns of a run."""
+    metrics, model, tokens = result.metrics, result.workload.model, result.workload.n_tokens
     values = metrics.to_dict()
     row: Row = {name: values[name] for name in (*_WHOLE, "gap", "utilisation", "passes")}
     for name in _RANGES:
@@ -64,6 +64,7 @@ def result_row(metrics: Metrics, model: MoEModel, tokens: int) -> Row:
     seconds = metrics.latency_ps / 10**12
     row["layer_tokens_per_s"] = tokens / seconds if seconds else None
     row["model_tokens_per_s"] = tokens / (seconds * len(model.moe_layers)) if seconds else None
+    row["synthetic"] = result.workload.routing.synthetic
     row["sram_bytes"] = int(metrics.given_bytes.sum())
     idle = metrics.stall_ps.sum(axis=0) / max(metrics.latency_ps * metrics.stall_ps.shape[0], 1)
     row |= {_stall(cause): float(share) for cause, share in zip(CAUSES, idle, strict=True)}
@@ -79,7 +80,7 @@ def _stall(cause: str) -> str:
 def _result_types() -> list[tuple[str, pa.DataType]]:
     whole: pa.DataType = pa.int64()
     real: pa.DataType = pa.float64()
-    types = [("passes", whole), *((name, whole) for name in _WHOLE), ("sram_bytes", whole)]
+    types = [("synthetic", pa.bool_()), ("passes", whole), *((name, whole) for name in _WHOLE), ("sram_bytes", whole)]
     types += [("gap", real), ("utilisation", real), ("layer_tokens_per_s", real), ("model_tokens_per_s", real)]
     types += [(f"{name}{level}", real) for name in _RANGES for level in ("_low", "", "_high")]
     types += [(f"energy_{component}_pj", real) for component in COMPONENTS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from expertstream.errors import WorkerError
 from expertstream.explore.executors import Executor
 from expertstream.explore.jobs import Inputs, Job
 from expertstream.explore.pace import Pace
@@ -23,7 +24,11 @@ def run_jobs(
     *,
     retry_failed: bool = False,
 ) -> int:
-    """Run the jobs whose rows are not in the store yet; rows are stored batch by batch. Returns how many ran."""
+    """Run the jobs whose rows are not in the store yet; rows are stored batch by batch. Returns how many ran.
+
+    Raises:
+        ConfigError: the disk is full, or a cluster cannot be used. WorkerError: an executor lost rows.
+    """
     done = store.done(failed=not retry_failed)
     left = [job for job in jobs if job.hash not in done]
     if not left:
@@ -39,6 +44,8 @@ def run_jobs(
             rate = ran / max(time.monotonic() - began, 1e-9)
             text = f"{rate:.0f} points/s, {_span((len(left) - ran) / rate)} left"
             progress(before + ran, len(jobs), text)
+    if ran != len(left):
+        raise WorkerError(f"rows of {len(left) - ran} points never came; run the same command again to go on")
     return ran
 
 

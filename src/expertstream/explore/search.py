@@ -22,8 +22,10 @@ from expertstream.explore.run import Progress, run_jobs
 from expertstream.explore.spec import Axis, SearchSpec
 from expertstream.explore.store import Store
 from expertstream.explore.sweep import default_executor, spec_document
+from expertstream.report.files import write_json
 
 JOURNAL: Final = "journal.log"
+SUMMARY: Final = "search.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,16 @@ class Search:
     history: tuple[float, ...]
     reference: dict[str, float]
     ran: int
+
+    def document(self) -> dict[str, Any]:
+        """What ``search.json`` holds: the same whatever the executor, and however often the search was stopped."""
+        return {
+            "trials": len(self.history),
+            "designs": self.table.num_rows,
+            "reference": self.reference,
+            "hypervolume": list(self.history),
+            "front": list(self.front),
+        }
 
 
 def search(
@@ -93,7 +105,9 @@ def search(
             if progress:
                 progress(generation.stop, spec.trials, f"{ran} designs simulated")
         table = store.finish()
-        return _result(spec, table, [jobs[n].hash if n in jobs else None for n in range(spec.trials)], ran)
+        found = _result(spec, table, [jobs[n].hash if n in jobs else None for n in range(spec.trials)], ran)
+        write_json(found.document(), Path(folder) / SUMMARY)
+        return found
     finally:
         executor.close()
         store.close()
@@ -168,13 +182,15 @@ def _result(spec: SearchSpec, table: pa.Table, trials: list[str | None], ran: in
     given = [spec.reference.get(name) for name in spec.objectives]
     reference = np.array([w if g is None else g * s for g, w, s in zip(given, worst, signs, strict=True)])
     box = float(np.prod(np.where(reference > best, reference - best, 1.0)))
-    history, seen = [0.0], set[int]()
+    history, best_yet = [0.0], np.empty((0, len(signs)))
     for key in trials:
         at = place.get(key or "")
-        new = at is not None and at not in seen
-        if at is not None:
-            seen.add(at)
-        history.append(hypervolume(values[sorted(seen)], reference) / box if new else history[-1])
+        if at is None or (best_yet <= values[at]).all(axis=1).any():  # nothing new
+            history.append(history[-1])
+            continue
+        best_yet = np.vstack((best_yet, values[at]))
+        best_yet = best_yet[front(best_yet)]
+        history.append(hypervolume(best_yet, reference) / box)
     chosen = [list(rows.values())[i] for i in front(values)]
     first = next(iter(spec.objectives))
     chosen.sort(key=lambda row: (row[first] * signs[0], row["point"]))

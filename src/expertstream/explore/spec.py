@@ -34,18 +34,6 @@ class Range(BaseModel):
     scale: Literal["linear", "log"] = "linear"
 
 
-class Picture(BaseModel):
-    """A picture of the results; what ``x``, ``y`` and ``value`` must be depends on its kind (docs/explore.md)."""
-
-    model_config = _FROZEN
-
-    kind: Literal["heatmap", "pareto", "parallel", "tornado", "hypervolume"]
-    file: str = Field(min_length=1)
-    x: str | None = None
-    y: str | None = None
-    value: str | None = None
-
-
 class Axis(BaseModel):
     """A varied field with its values in base units: a list, or the ends of a range."""
 
@@ -112,7 +100,6 @@ class Base(BaseModel):
     fields: dict[str, Any]
     where: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    pictures: tuple[Picture, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Base:
@@ -155,8 +142,8 @@ class Base(BaseModel):
         return {name: getattr(self, name) for name in own if name not in self.fields}
 
     def digest(self, documents: Iterable[str] = ()) -> str:
-        """A hash of what decides the results: everything but the pictures, and of the files' contents."""
-        content = [self.model_dump(mode="json", exclude={"pictures"}), sorted(documents)]
+        """A hash of what decides the results: the specification, and the files' contents."""
+        content = [self.model_dump(mode="json"), sorted(documents)]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def _axis(self, path: str) -> Axis:

@@ -46,7 +46,7 @@ class Store(Shards):
             if any((self.folder / "shards").glob("*.parquet")):
                 raise ConfigError(f"'{self.folder}' holds results but no spec.json; give another --output")
             with replacing(file) as temporary:
-                temporary.write_text(json.dumps(spec, indent=2, sort_keys=True, default=str) + "\n")
+                temporary.write_text(json.dumps(spec, indent=2, default=str) + "\n")
             return
         try:
             there = json.loads(file.read_text())

@@ -75,4 +75,4 @@ def default_executor() -> Executor:
 
 def spec_document(spec: Base, inputs: Inputs) -> dict[str, Any]:
     """What a store keeps of a specification."""
-    return spec.model_dump(mode="json", exclude={"pictures"}) | {"digest": spec.digest(inputs.digests())}
+    return spec.model_dump(mode="json") | {"digest": spec.digest(inputs.digests())}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from expertstream.errors import ExpertStreamError
+from expertstream.errors import ConfigError, ExpertStreamError
 from expertstream.explore.expressions import Expression
 from expertstream.explore.fields import Value, change_package, change_technology, field_paths, value_of
 from expertstream.explore.jobs import Batch, Job
 from expertstream.explore.rows import FAILED, OK, Row, result_columns, result_row, schema
-from expertstream.model import MoEModel
-from expertstream.simulate import simulate
+from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
 
 
@@ -32,11 +31,6 @@ class BatchTask:
 
     batch: Batch
 
-    @property
-    def number(self) -> int:
-        """Number of its first job."""
-        return self.batch.jobs[0].number
-
     def run(self) -> Done:
         """Run every job."""
         return run_batch(self.batch)
@@ -45,6 +39,12 @@ class BatchTask:
         """A failure of every job."""
         rows = [_failed(self.batch, job, message) for job in self.batch.jobs]
         return Done(pa.Table.from_pylist(rows, schema=schema(self.batch.fields)), 0.0)
+
+    def halves(self) -> list[BatchTask]:
+        """The first and the second half of the jobs."""
+        half = len(self.batch.jobs) // 2
+        parts = (self.batch.jobs[half:], self.batch.jobs[:half]) if half else ()
+        return [BatchTask(replace(self.batch, jobs=jobs)) for jobs in parts]
 
 
 def run_batch(batch: Batch) -> Done:
@@ -65,27 +65,38 @@ def _run(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
         return _failed(batch, job, f"{type(error).__name__}: {error}")
 
 
-def _simulated(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
-    point = batch.fixed | dict(zip(batch.fields, job.values, strict=True))
+def simulate_job(batch: Batch, job: Job) -> Result:
+    """Simulate one job of a batch.
+
+    Raises:
+        ConfigError: there is no such model or routing, or a field cannot have its value.
+        WorkloadError: the layer cannot run on the package.
+    """
+    point = _point(batch, job)
     model, routing = batch.models[job.model], batch.routings[job.routing]
-    for needed in (model, routing):
-        if isinstance(needed, str):
-            return _failed(batch, job, needed)
-    assert isinstance(model, MoEModel)
-    package = change_package(batch.packages[str(point["package"])], _below("package", point))
-    technology = change_technology(batch.technologies[str(point["technology"])], _below("technology", point))
+    if isinstance(model, str):
+        raise ConfigError(model)
+    if isinstance(routing, str):
+        raise ConfigError(routing)
     names = {"decision_time": "decision_ps"}
     options: dict[str, Any] = {names.get(name, name): value for name, value in _below("options", point).items()}
-    result = simulate(
+    return simulate(
         model,
-        package,
-        routing,  # type: ignore[arg-type]
+        change_package(batch.packages[str(point["package"])], _below("package", point)),
+        routing,
         str(point["strategy"]),
         spread=point["spread"],  # type: ignore[arg-type]
         options=Options(training=batch.trainings.get(job.routing), **options),
-        technology=technology,
+        technology=change_technology(batch.technologies[str(point["technology"])], _below("technology", point)),
     )
-    results = result_row(result.metrics, model, result.workload.n_tokens)
+
+
+def _simulated(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
+    result = simulate_job(batch, job)
+    point, model = _point(batch, job), result.workload.model
+    package = batch.packages[str(point["package"])]
+    technology = batch.technologies[str(point["technology"])]
+    results = result_row(result)
     documents = {"model": model, "package": package, "technology": technology}
 
     def lookup(path: str) -> Value:
@@ -104,6 +115,10 @@ def _failed(batch: Batch, job: Job, message: str) -> Row:
 
 def _inputs(batch: Batch, job: Job) -> Row:
     return {"point": job.number, "hash": job.hash, **dict(zip(batch.fields, job.values, strict=True))}
+
+
+def _point(batch: Batch, job: Job) -> dict[str, Value]:
+    return batch.fixed | dict(zip(batch.fields, job.values, strict=True))
 
 
 def _below(root: str, point: dict[str, Value]) -> dict[str, Value]:

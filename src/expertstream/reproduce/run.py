@@ -58,9 +58,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class PointsTask:
-    """Some points of a study, for a worker; ``number`` is that of the first."""
+    """Some points of a study, for a worker."""
 
-    number: int
     measure: Callable[[Point], Row]
     points: dict[str, Point]
 
@@ -77,6 +76,13 @@ class PointsTask:
     def failed(self, message: str) -> Answer:
         """The points that killed a worker."""
         return Answer({}, 0.0, f"{json.dumps(next(iter(self.points.values())))}: {message}")
+
+    def halves(self) -> list[PointsTask]:
+        """The first and the second half of the points."""
+        keys = list(self.points)
+        half = len(keys) // 2
+        parts = (keys[half:], keys[:half]) if half else ()
+        return [PointsTask(self.measure, {key: self.points[key] for key in part}) for part in parts]
 
 
 def reproduce(
@@ -133,9 +139,8 @@ def _measure(
     study: Study, missing: dict[str, Point], cache: Cache, executor: Executor, say: Callable[[int], None]
 ) -> None:
     pace, ran = Pace(), 0
-    numbers = {key: number for number, key in enumerate(missing)}
     batches = pace.batches(list(missing), executor.workers)
-    tasks = (PointsTask(numbers[keys[0]], study.measure, {key: missing[key] for key in keys}) for keys in batches)
+    tasks = (PointsTask(study.measure, {key: missing[key] for key in keys}) for keys in batches)
     for answer in executor.run(tasks):
         if answer.rows:
             cache.add(answer.rows)

@@ -1,0 +1,101 @@
+"""Results of a sweep or a search, read back from their folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expertstream.config import check_config
+from expertstream.documents import load_model, load_package, load_technology
+from expertstream.errors import ConfigError
+from expertstream.explore.fields import DOCUMENTS, Value, value_of
+from expertstream.explore.rows import OK, Row
+from expertstream.explore.search import SUMMARY
+from expertstream.explore.spec import Base, SearchSpec, SweepSpec
+from expertstream.explore.store import RESULTS
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a folder of results holds.
+
+    Attributes:
+        rows: all rows, in the order of their points. history: a search's hypervolume after each trial; empty for a
+            sweep.
+    """
+
+    spec: Base
+    rows: Sequence[Row]
+    history: Sequence[float] = ()
+
+    @property
+    def ran(self) -> list[Row]:
+        """The rows that did not fail."""
+        return [row for row in self.rows if row["status"] == OK]
+
+    def objectives(self) -> dict[str, str]:
+        """Columns to weigh, "minimize" or "maximize": a search's own; of a sweep, latency, energy and die area."""
+        if isinstance(self.spec, SearchSpec):
+            return dict(self.spec.objectives)
+        return dict.fromkeys(("latency_ps", "energy_pj", "die_area_mm2"), "minimize")
+
+    def varied(self) -> dict[str, list[Value]]:
+        """The values that each varied field takes in the rows, ascending, of fields with two or more."""
+        found = {}
+        for path in self.spec.fields:
+            values = {row[path] for row in self.rows}
+            if len(values) > 1:
+                numbers = all(isinstance(value, (int, float)) for value in values)
+                found[path] = sorted(values) if numbers else sorted(values, key=str)
+        return found
+
+    def preset(self, path: str) -> Value:
+        """The value that a field has in the preset that was varied; None where there is no such value."""
+        root, _, rest = path.partition(".")
+        if not rest or root not in DOCUMENTS or root in self.spec.fields:
+            return None
+        load: dict[str, Any] = {"model": load_model, "package": load_package, "technology": load_technology}
+        try:
+            return value_of(load[root](getattr(self.spec, root)), rest)
+        except ConfigError:  # a file that is not here any more: the pictures do without
+            return None
+
+
+def load_results(folder: str | os.PathLike[str]) -> Results:
+    """Read what ``sweep`` or ``search`` has written so far, finished or not.
+
+    Raises:
+        ConfigError: the folder holds no results, or they cannot be read.
+    """
+    place = Path(folder)
+    try:
+        document = json.loads((place / "spec.json").read_text())
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"'{folder}' holds no results: spec.json is missing or damaged; give the folder that sweep, search or "
+            "recommend wrote (--output)"
+        ) from None
+    document.pop("digest", None)
+    kind = SearchSpec if "objectives" in document else SweepSpec
+    spec = check_config(document, kind, f"{place / 'spec.json'}")
+    whole = place / RESULTS
+    files = [whole] if whole.exists() else sorted((place / "shards").glob("*.parquet"))
+    rows: dict[str, Row] = {}
+    for file in files:
+        try:
+            rows |= {row["hash"]: row for row in pq.read_table(file).to_pylist()}
+        except (OSError, pa.ArrowException):
+            raise ConfigError(f"'{file}' is damaged; run the sweep or search again to make it anew") from None
+    if not rows:
+        raise ConfigError(f"'{folder}' holds no rows yet; run the sweep or search again to go on")
+    history: list[float] = []
+    if (place / SUMMARY).exists():
+        history = json.loads((place / SUMMARY).read_text())["hypervolume"]
+    return Results(spec, sorted(rows.values(), key=lambda row: int(row["point"])), history)
