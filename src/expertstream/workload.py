@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -130,7 +131,7 @@ class LayerWorkload:
         """Bytes of one token's accumulators."""
         return -(-self.model.d_model * self.model.partial_sum_bits // 8)
 
-    @property
+    @cached_property
     def activated(self) -> Ints:
         """Experts with at least one token, ascending, int64."""
         return np.flatnonzero(self.in_passes(1).load[0].sum(axis=1)).astype(np.int64)
@@ -148,6 +149,16 @@ class LayerWorkload:
 
     def in_passes(self, passes: int) -> Batches:
         """Cut each die's tokens into ``passes`` consecutive parts that differ by at most one token."""
+        return self._whole if passes == 1 else self._cut(passes)
+
+    @cached_property
+    def _whole(self) -> Batches:
+        batches = self._cut(1)
+        for array in (batches.load, batches.ptr, batches.ids, batches.tokens):
+            array.flags.writeable = False  # as all who ask get the same
+        return batches
+
+    def _cut(self, passes: int) -> Batches:
         dies, n_experts, n = self.package.n_dies, self.columns.size, self.n_tokens
         on_die = self.tokens_on_die
         order = np.argsort(self.die_of_token, kind="stable")

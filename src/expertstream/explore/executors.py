@@ -18,6 +18,8 @@ Kind = Literal["serial", "processes", "dask"]
 Done_co = TypeVar("Done_co", covariant=True)
 Done = TypeVar("Done")
 AHEAD: Final = 2  # tasks in flight per worker, so that none waits for the next
+# Dask has workers give memory back after every point, and each point would ask for it anew (docs/explore.md)
+KEEP_MEMORY: Final = {"MALLOC_TRIM_THRESHOLD_": 2**30, "MALLOC_MMAP_THRESHOLD_": 2**25}
 WAIT_S: Final = 30  # for a scheduler to answer and for its first worker
 
 
@@ -198,7 +200,7 @@ class Dask:
             return distributed, self._client
         try:
             if self.address is None:
-                self._cluster = distributed.LocalCluster(self.workers, threads_per_worker=1, dashboard_address=None)
+                self._cluster = _local_cluster(distributed, self.workers)
             self._client = distributed.Client(self._cluster or self.address, timeout=WAIT_S)
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -229,6 +231,13 @@ class Dask:
 
 def _run(task: Task[Done]) -> Done:
     return task.run()
+
+
+def _local_cluster(distributed: Any, workers: int) -> Any:
+    config: Any = importlib.import_module("dask.config")
+    name = "distributed.nanny.pre-spawn-environ"
+    with config.set({name: {**config.get(name), **KEEP_MEMORY}}):
+        return distributed.LocalCluster(workers, threads_per_worker=1, dashboard_address=None)
 
 
 def _up_to(tasks: Iterator[Task[Done]], n: int) -> Iterator[Task[Done]]:
