@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expertstream.cli.main import run
-from expertstream.explore import load_sweep, make_executor, sweep
+from expertstream.explore import load_search, load_sweep, make_executor, search, sweep
 from tests.needs import needs_module
 
 PROGRAM = [sys.executable, "-m", "expertstream"]
@@ -28,6 +28,17 @@ where: ["tokens != 7"]
 limits: ["die_area_mm2 <= 30"]
 """
 POINTS = 159
+SEARCH = """\
+model: phi-3.5-moe
+tokens: 4
+fields:
+  package.channels.bandwidth: {from: 8 GB/s, to: 256 GB/s, scale: log}
+  package.die.macs_per_cycle: {from: 256, to: 4096}
+limits: ["rated_power_w <= 60"]
+objectives: {latency_ps: minimize, energy_pj: minimize}
+trials: 60
+population: 20
+"""
 
 
 @pytest.fixture
@@ -96,6 +107,27 @@ def test_killed_by_kill_9_it_goes_on_with_nothing_lost_and_nothing_stored_twice(
     rows = _rows(out)
     assert len(rows) == len(set(rows)) == POINTS
     assert (out / "results.parquet").read_bytes() == reference
+
+
+def test_a_search_killed_by_kill_9_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    needs_module("optuna", "explore")
+    spec, out, whole = tmp_path / "designs.yaml", tmp_path / "out", tmp_path / "whole"
+    spec.write_text(SEARCH)
+    search(load_search(spec), whole, make_executor("serial"))
+    command = [*PROGRAM, "search", str(spec), "--output", str(out), "--workers", "2", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    journal = out / "journal.log"
+    _wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 250)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "results.parquet").exists()
+    kept = len(_rows(out))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["ran"] == pq.read_table(whole / "results.parquet").num_rows - kept
+    rows = _rows(out)
+    assert len(rows) == len(set(rows))
+    for name in ("results.parquet", "search.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def _workers_of(pid: int) -> list[int]:

@@ -122,6 +122,45 @@ def test_killed_between_asking_and_telling_the_same_designs_are_tried(
     assert _same(whole, search(spec(), tmp_path / "out", Serial()))
 
 
+def test_a_full_disk_is_one_message_and_the_search_goes_on_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna.storages.journal import JournalFileBackend
+
+    whole = search(spec(), tmp_path / "whole", Serial())
+    append, calls = JournalFileBackend.append_logs, []
+
+    def full(self: JournalFileBackend, logs: list[dict[str, object]]) -> None:
+        calls.append(logs)
+        if len(calls) == 60:
+            with (tmp_path / "out/journal.log").open("a") as file:
+                file.write('{"op_code":4,"wor')  # as far as the disk had room
+            raise OSError(28, "No space left on device")
+        append(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", full)
+        with pytest.raises(ConfigError) as caught:
+            search(spec(), tmp_path / "out", Serial())
+    assert str(caught.value) == (
+        f"cannot write '{tmp_path / 'out/journal.log'}': No space left on device; all finished rows are safe, run the "
+        "same command again to go on"
+    )
+    assert _same(whole, search(spec(), tmp_path / "out", Serial()))
+
+
+def test_a_damaged_journal_is_set_aside_and_no_design_is_simulated_twice(tmp_path: Path) -> None:
+    whole = search(spec(), tmp_path / "out", Serial())
+    journal = tmp_path / "out/journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:20], b"\x00" * 20 + b"\n", *lines[20:]]))
+    (tmp_path / "out/journal.log.lock").symlink_to(journal)  # left by a process that was killed
+    again = search(spec(), tmp_path / "out", Serial())
+    assert _same(whole, again)
+    assert again.ran == 0
+    assert (tmp_path / "out/journal.damaged").exists()
+
+
 def test_no_feasible_design(tmp_path: Path) -> None:
     found = search(spec(limits=["die_area_mm2 <= 1"], trials=8), tmp_path / "out", Serial())
     assert found.front == ()

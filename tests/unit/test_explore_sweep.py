@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ import pytest
 from expertstream.errors import ConfigError, WorkerError
 from expertstream.explore import SweepSpec, make_executor, sweep
 from expertstream.explore import shards as shards_module
+from expertstream.explore import store as store_module
 from expertstream.explore.executors import Serial
 from expertstream.explore.jobs import Inputs, jobs_of, points_of
 from expertstream.explore.store import Store
@@ -25,6 +27,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import compare, simulate
 from expertstream.trace import packaged_trace
+from tests.needs import needs_module
 
 FIELDS = {"tokens": [4, 8], "strategy": ["tp", "fse-dp"], "package.die.weight_buffer": ["1 KiB", "8 MiB"]}
 
@@ -154,6 +157,20 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_file(tmp_path: Path, monk
     assert sweep(spec(), tmp_path / "out", Serial()).ran == 5
 
 
+def test_a_disk_that_is_full_at_the_end_keeps_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "pq", SimpleNamespace(write_table=write))
+        with pytest.raises(
+            ConfigError, match="No space left on device; all 8 rows are safe, run the same command again"
+        ):
+            sweep(spec(), tmp_path / "out", Serial())
+    assert not list((tmp_path / "out").glob("*results*"))
+    assert sweep(spec(), tmp_path / "out", Serial()).ran == 0
+
+
 def test_captured_traces_can_be_varied_and_too_many_tokens_are_failures(tmp_path: Path) -> None:
     trace = tmp_path / "trace.parquet"
     packaged_trace(MoEModel.preset("olmoe-1b-7b")).save(trace)
@@ -257,3 +274,23 @@ def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path) -> None:
         sweep(spec(), tmp_path / "out", Losing())
     assert not (tmp_path / "out/results.parquet").exists()
     assert sweep(spec(), tmp_path / "out", Serial()).ran == 4
+
+
+def test_a_local_dask_cluster_has_the_workers_asked_for_and_keeps_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_module("distributed", "explore")
+    import dask
+    import distributed
+
+    asked = {}
+
+    def cluster(**options: object) -> object:
+        asked.update(options, environment=dask.config.get("distributed.nanny.pre-spawn-environ"))
+        raise OSError("no more")
+
+    monkeypatch.setattr(distributed, "LocalCluster", cluster)
+    with pytest.raises(ConfigError, match="no more"):
+        list(make_executor("dask", workers=3).run(iter(())))
+    assert asked["n_workers"] == 3
+    assert asked["threads_per_worker"] == 1
+    assert asked["environment"]["MALLOC_TRIM_THRESHOLD_"] == 2**30
+    assert dask.config.get("distributed.nanny.pre-spawn-environ")["MALLOC_TRIM_THRESHOLD_"] != 2**30

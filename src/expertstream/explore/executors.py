@@ -237,7 +237,7 @@ def _local_cluster(distributed: Any, workers: int) -> Any:
     config: Any = importlib.import_module("dask.config")
     name = "distributed.nanny.pre-spawn-environ"
     with config.set({name: {**config.get(name), **KEEP_MEMORY}}):
-        return distributed.LocalCluster(workers, threads_per_worker=1, dashboard_address=None)
+        return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
 
 def _up_to(tasks: Iterator[Task[Done]], n: int) -> Iterator[Task[Done]]:

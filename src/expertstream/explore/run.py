@@ -41,12 +41,16 @@ def run_jobs(
         ran += result.rows.num_rows
         pace.learn(result.rows.num_rows, result.seconds)
         if progress:
-            rate = ran / max(time.monotonic() - began, 1e-9)
-            text = f"{rate:.0f} points/s, {_span((len(left) - ran) / rate)} left"
-            progress(before + ran, len(jobs), text)
+            progress(before + ran, len(jobs), speed(ran, len(left) - ran, began, "points"))
     if ran != len(left):
         raise WorkerError(f"rows of {len(left) - ran} points never came; run the same command again to go on")
     return ran
+
+
+def speed(done: int, left: int, began: float, what: str) -> str:
+    """Rate and time left in words; ``began``: of ``time.monotonic``, when none was done."""
+    rate = done / max(time.monotonic() - began, 1e-9)
+    return f"{rate:.3g} {what}/s, {_span(left / rate) if rate else 'unknown time'} left"
 
 
 def _span(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,15 @@ from expertstream.errors import ConfigError
 from expertstream.explore.executors import Executor
 from expertstream.explore.fields import Value
 from expertstream.explore.jobs import Inputs, Job, Values
+from expertstream.explore.journal import open_study
 from expertstream.explore.pareto import front, hypervolume
 from expertstream.explore.rows import OK, Row
-from expertstream.explore.run import Progress, run_jobs
+from expertstream.explore.run import Progress, run_jobs, speed
 from expertstream.explore.spec import Axis, SearchSpec
 from expertstream.explore.store import Store
 from expertstream.explore.sweep import default_executor, spec_document
 from expertstream.report.files import write_json
 
-JOURNAL: Final = "journal.log"
 SUMMARY: Final = "search.json"
 
 
@@ -79,17 +80,12 @@ def search(
     store = Store(folder, inputs.fields, spec_document(spec, inputs))
     executor = executor or default_executor()
     try:
-        journal = optuna.storages.journal.JournalFileBackend(str(Path(folder) / JOURNAL))
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(journal),
-            study_name="search",
-            directions=list(spec.objectives.values()),
-            load_if_exists=True,
-        )
-        ran, trials = 0, _Trials(optuna, study, spec)
+        study = open_study(optuna, Path(folder), list(spec.objectives.values()))
+        ran, fresh, trials = 0, 0, _Trials(optuna, study, spec)
+        began = time.monotonic()
         jobs: dict[int, Job] = {}
         for first in range(0, spec.trials, spec.population):
-            generation = range(first, min(first + spec.population, spec.trials))
+            before, generation = ran, range(first, min(first + spec.population, spec.trials))
             points = {number: trials.values(number) for number in generation}
             wanted = {number: inputs.job(number, at) for number, at in points.items() if inputs.allowed(at)}
             jobs |= wanted
@@ -103,7 +99,9 @@ def search(
                     row = rows[wanted[number].hash] if number in wanted else None
                     trials.tell(number, row, _violations(spec, inputs, row, points[number]))
             if progress:
-                progress(generation.stop, spec.trials, f"{ran} designs simulated")
+                fresh += generation.stop - first if ran > before else 0
+                rest = speed(fresh, spec.trials - generation.stop, began, "trials") if fresh else "resuming"
+                progress(generation.stop, spec.trials, rest)
         table = store.finish()
         found = _result(spec, table, [jobs[n].hash if n in jobs else None for n in range(spec.trials)], ran)
         write_json(found.document(), Path(folder) / SUMMARY)

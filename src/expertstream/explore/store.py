@@ -79,8 +79,13 @@ class Store(Shards):
         return whole.take(kept[order]).combine_chunks()
 
     def finish(self) -> pa.Table:
-        """Write ``results.parquet`` and return its table."""
+        """Write ``results.parquet`` and return its table. Raises ConfigError if the disk is full; the rows stay."""
         table = self.table()
-        with replacing(self.folder / RESULTS) as temporary:
-            pq.write_table(table, temporary)
+        try:
+            with replacing(self.folder / RESULTS) as temporary:
+                pq.write_table(table, temporary)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; all {table.num_rows} rows are safe, run the same command again to go on"
+            ) from None
         return table
