@@ -15,7 +15,7 @@ from expertstream.package import Package
 from expertstream.planning import network_of
 from expertstream.serving.attention import AttentionBatch, first_loads, plan_attention
 from expertstream.serving.blocks import Blocks
-from expertstream.serving.preload import count_preloads, measure_tail, own_channels
+from expertstream.serving.preload import Preloads, measure_tail, own_channels
 from expertstream.strategy import Options, Plan, get_strategy
 from expertstream.trace import synthesize
 from expertstream.workload import LayerWorkload
@@ -67,7 +67,7 @@ def test_a_block_runs_the_same_while_idle_channels_load_for_the_next_one(strateg
     tail = measure_tail(own, plan, alone)
     # many small loads, so that tails are used up
     first = [np.full(64, 1024) if channel >= 0 else np.empty(0, dtype=np.int64) for channel in own]
-    counts = count_preloads(chips, own, first, tail)
+    counts = Preloads(chips, own, first).count(tail)
 
     both = planned(strategy, chips)
     work, ahead = both.work, []
@@ -100,7 +100,7 @@ def test_tails_count_whole_micro_slices_that_arrive_and_fit() -> None:
     slices = [np.full(4, 25_600)] * 4  # a microsecond each
     for idle, free, expected in ((1_049_999, 10**6, 0), (1_050_000, 10**6, 1), (10**9, 10**6, 4), (10**9, 60_000, 2)):
         given = type(tail)((idle, 0, idle, idle), (free, free, free, 0), 0)
-        assert count_preloads(chips, own, slices, given).tolist() == [expected, 0, expected, 0]
+        assert Preloads(chips, own, slices).count(given).tolist() == [expected, 0, expected, 0]
 
 
 def test_channels_of_several_dies_are_nobodys_own() -> None:

@@ -293,6 +293,21 @@ def test_reuse_changes_no_result() -> None:
     assert without.blocks.reused == 0
 
 
+def test_experts_of_some_layers_estimate_the_others_and_change_no_decision() -> None:
+    scenario = tiny_scenario(
+        requests={"arrivals": "closed-loop", "clients": 12, "count": 24, "output_tokens": {"mean": 9}},
+        buffering={"slack_percent": 30, "theta_min": 3},
+    )
+    model = tiny_model(n_layers=7)
+    whole, some = (serving(scenario, model=model, experts_every=every) for every in (1, 3))
+    exact, estimate = whole.run(), some.run()
+    for key in ("requests", "iterations", "deferrals", "input_tokens", "output_tokens"):
+        assert exact[key] == estimate[key]
+    assert exact["deferrals"] > 0
+    assert some.blocks.simulated < 0.7 * whole.blocks.simulated
+    assert abs(estimate["busy_ps"] / exact["busy_ps"] - 1) < 0.1
+
+
 def test_a_larger_budget_serves_the_same_requests_in_fewer_iterations() -> None:
     small = serving(tiny_scenario(tokens_per_iteration=4)).run()
     large = serving(tiny_scenario(tokens_per_iteration=64)).run()

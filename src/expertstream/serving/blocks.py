@@ -24,7 +24,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package, surviving
 from expertstream.planning import plan_on
 from expertstream.serving.attention import AttentionBatch, BlockPlan, first_loads, plan_attention, plan_lm_head
-from expertstream.serving.preload import Tail, count_preloads, measure_tail, own_channels
+from expertstream.serving.preload import Preloads, Tail, measure_tail, own_channels
 from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
 from expertstream.trace import Routing
@@ -100,7 +100,10 @@ class Blocks:
         # Where dies store and forward, room is kept for what passes through: nothing is loaded ahead.
         self._overlap = overlap and package.d2d.switching == "cut-through"
         self._own = own_channels(self._packages[0])
-        self._first = {head: first_loads(model, self._packages[0], head=head) for head in (False, True)}
+        self._ahead = {
+            head: Preloads(self._packages[0], self._own, first_loads(model, self._packages[0], head=head))
+            for head in (False, True)
+        }
         self._known: OrderedDict[bytes, BlockTiming] = OrderedDict()
         # A dense layer is an MoE layer without routed experts and with one shared expert.
         no_experts = {"n_experts": 0, "top_k": 0, "n_shared_experts": 1, "shared_d_ffn": model.dense_d_ffn}
@@ -180,13 +183,12 @@ class Blocks:
 
     def preloaded_bytes(self, after: Tail, *, head: bool = False) -> int:
         """What attention, or the output ``head``, finds in the buffers after a block with this tail."""
-        counts = self._preloaded(after, head=head)
-        return sum(int(n_bytes[:n].sum()) for n, n_bytes in zip(counts.tolist(), self._first[head], strict=True))
+        return self._ahead[head].loaded(self._preloaded(after, head=head))
 
     def _preloaded(self, after: Tail | None, *, head: bool) -> Ints:
         if after is None or not self._overlap:
             return np.zeros(self._own.size, dtype=np.int64)
-        return count_preloads(self._packages[0], self._own, self._first[head], after)
+        return self._ahead[head].count(after)
 
     def spill(self, n_bytes: int, *, layer: int = -1) -> BlockTiming:
         """Time the way of activations to DDR, or back, over all channels evenly."""

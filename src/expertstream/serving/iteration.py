@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.model import MoEModel
-from expertstream.schedule import Qos, Slack, defer, pass_done, token_counts
+from expertstream.schedule import Qos, Slack, defer, pass_done
 from expertstream.serving.attention import AttentionBatch
 from expertstream.serving.blocks import COUNTS, Blocks, BlockTiming
 from expertstream.serving.preload import Tail
@@ -66,13 +67,15 @@ class Account:
     """Where time and work go; all whole numbers.
 
     Attributes:
-        phase_ps: for each of ``PHASES`` by layer; the last entry is what belongs to no layer. sums: of ``COUNTS`` of
+        phase_ps: for each of ``PHASES`` by layer; the last entry is what belongs to no layer. phase_compute_ps: busy
+            time of all MAC arrays. sums: of ``COUNTS`` of
             BlockTiming; ``peak_bytes`` and ``passes`` are maxima.
         preloaded_bytes: weights loaded while the block before came to its end.
     """
 
     n_layers: int
     phase_ps: dict[str, list[int]] = field(default_factory=dict)
+    phase_compute_ps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     deferrals: int = 0
     spilled_bytes: int = 0
@@ -85,6 +88,7 @@ class Account:
     def add(self, phase: str, layer: int, timing: BlockTiming) -> None:
         """Count a block; ``layer`` is -1 for one that belongs to none."""
         self.phase_ps[phase][layer] += timing.latency_ps
+        self.phase_compute_ps[phase] += timing.compute_ps
         for name in self.sums:
             value = getattr(timing, name)
             self.sums[name] = (
@@ -122,7 +126,12 @@ class Outcome:
 
 
 class Iteration:
-    """Runs iterations of one model; what they cost goes to ``account``."""
+    """Runs iterations of one model; what they cost goes to ``account``.
+
+    Args:
+        experts_every: of so many MoE layers one is simulated and the next ones take the same time: an estimate, for
+            studies that need many runs. Who goes on and who is deferred is decided at every layer.
+    """
 
     def __init__(
         self,
@@ -133,11 +142,14 @@ class Iteration:
         *,
         output_head: bool,
         witness: Witness | None = None,
+        experts_every: int = 1,
     ) -> None:
         self._witness = witness
         self._model, self._blocks, self._replay, self._buffering = model, blocks, replay, buffering
         self._output_head = output_head
         self._moe = frozenset(model.moe_layers)
+        self._simulated = frozenset(model.moe_layers[::experts_every])
+        self._experts_before: BlockTiming | None = None
         activation_bytes = -(-model.d_model * model.activation_bits // 8)
         self._kept_bytes = activation_bytes + model.top_k * GATE_BYTES
         self.account = Account(model.n_layers)
@@ -150,7 +162,7 @@ class Iteration:
             qos: Algorithm 2's state of every request that takes part; updated.
         """
         start_ps = self.account.latency_ps
-        self._tail = None
+        self._tail = self._experts_before = None
         active, apart = sorted(fresh, key=_request), list(waiting)
         for layer in range(self._model.n_layers):
             if active:
@@ -213,9 +225,12 @@ class Iteration:
         self._count("dense", layer, timing, active)
 
     def _experts(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
-        routing = self._replay.routing(np.concatenate([p.rows for p in active]), layer)
-        home = np.concatenate([p.home for p in active])
-        timing = self._blocks.experts(routing, home, reserved_bytes=self._reserved(apart), layer=layer)
+        timing = self._experts_before
+        if timing is None or layer in self._simulated:
+            routing = self._replay.routing(np.concatenate([p.rows for p in active]), layer)
+            home = np.concatenate([p.home for p in active])
+            timing = self._blocks.experts(routing, home, reserved_bytes=self._reserved(apart), layer=layer)
+        self._experts_before = timing
         self._count("experts", layer, timing, active)
 
     def _defer(
@@ -224,8 +239,10 @@ class Iteration:
         """Algorithm 2: who goes on and who waits."""
         assert self._buffering is not None
         slack, theta_min = self._buffering.slack, self._buffering.theta_min
-        activated = [self._replay.routing(p.rows, layer).experts.reshape(-1).tolist() for p in active]
-        counts = token_counts(activated, self._model.n_experts)
+        routing = self._replay.routing(np.concatenate([p.rows for p in active]), layer)
+        rows = iter(routing.experts.tolist())
+        activated = [[expert for row in islice(rows, p.rows.size) for expert in row] for p in active]
+        counts = np.bincount(routing.experts.reshape(-1), minlength=self._model.n_experts).tolist()
         waits, after = defer(activated, counts, [qos[p.request] for p in active], slack, theta_min)
         qos.update((p.request, state) for p, state in zip(active, after, strict=True))
         left: list[Pass] = []

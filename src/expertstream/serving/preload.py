@@ -75,23 +75,34 @@ def _peak(timeline: Timeline, stays: NDArray[np.bool_], start: int) -> int:
     return int(np.cumsum(change[order]).max(initial=0))
 
 
-def count_preloads(package: Package, own: Ints, first: Sequence[Ints], tail: Tail) -> Ints:
-    """How many of a block's first micro-slices each die's channel can load in the tail of the block before.
+class Preloads:
+    """What may be loaded ahead for a block.
 
     Args:
-        first: for each die the bytes of the micro-slices that its channel loads first, int64 [n].
-
-    Returns:
-        int64 [dies].
+        own: of ``own_channels``. first: for each die the bytes of the micro-slices that its channel loads first, int64
+            [n].
     """
-    counts = np.zeros(len(first), dtype=np.int64)
-    for die, n_bytes in enumerate(first):
-        if own[die] < 0 or tail.idle_ps[die] == 0 or not n_bytes.size:
-            continue
-        channel = package.channels[int(own[die])]
-        arrive = channel.latency_ps + np.cumsum(
-            transfer_ps(n_bytes, np.full_like(n_bytes, channel.effective_bytes_per_s))
-        )
-        room = min(tail.free_bytes[die], package.die.weight_buffer_bytes)
-        counts[die] = np.count_nonzero((arrive <= tail.idle_ps[die]) & (np.cumsum(n_bytes) <= room))
-    return counts
+
+    def __init__(self, package: Package, own: Ints, first: Sequence[Ints]) -> None:
+        self._room = package.die.weight_buffer_bytes
+        self._bytes = [np.cumsum(n_bytes) for n_bytes in first]
+        self._arrive = []  # of each micro-slice, ps after the first of them starts
+        for channel, n_bytes in zip(own.tolist(), first, strict=True):
+            spec = package.channels[channel]
+            speed = np.full_like(n_bytes, spec.effective_bytes_per_s)
+            times = spec.latency_ps + np.cumsum(transfer_ps(n_bytes, speed))
+            self._arrive.append(times if channel >= 0 else times[:0])
+
+    def count(self, tail: Tail) -> Ints:
+        """How many micro-slices each die's channel can load in the tail of the block before, int64 [dies]."""
+        counts = np.zeros(len(self._bytes), dtype=np.int64)
+        for die, (arrive, held) in enumerate(zip(self._arrive, self._bytes, strict=True)):
+            if arrive.size and arrive[0] <= tail.idle_ps[die]:
+                in_time = int(np.searchsorted(arrive, tail.idle_ps[die], side="right"))
+                fitting = int(np.searchsorted(held, min(tail.free_bytes[die], self._room), side="right"))
+                counts[die] = min(in_time, fitting)
+        return counts
+
+    def loaded(self, counts: Ints) -> int:
+        """Bytes of so many micro-slices."""
+        return sum(int(held[n - 1]) for n, held in zip(counts.tolist(), self._bytes, strict=True) if n)

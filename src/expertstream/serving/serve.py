@@ -70,8 +70,8 @@ class Serving:
     """A scenario that runs.
 
     Args:
-        reuse: simulate equal blocks once; changes no result. observe: called with every block that is run. witness:
-            called with the passes of every block.
+        reuse: simulate equal blocks once; changes no result. experts_every: see ``Iteration``.
+        observe: called with every block that is run. witness: called with the passes of every block.
 
     Raises:
         ConfigError: an unknown strategy, or requests that cannot be read.
@@ -84,6 +84,7 @@ class Serving:
         *,
         routing: RoutingTrace | None = None,
         reuse: bool = True,
+        experts_every: int = 1,
         observe: Observer | None = None,
         witness: Witness | None = None,
     ) -> None:
@@ -102,7 +103,13 @@ class Serving:
         spec = scenario.buffering
         buffering = None if spec is None else Buffering(spec.slack(), spec.theta_min, spec.kept_share)
         iteration = Iteration(
-            model, self.blocks, self.replay, buffering, output_head=scenario.output_head, witness=witness
+            model,
+            self.blocks,
+            self.replay,
+            buffering,
+            output_head=scenario.output_head,
+            witness=witness,
+            experts_every=experts_every,
         )
         limits = Limits(
             tokens_per_iteration=scenario.tokens_per_iteration,
@@ -214,6 +221,9 @@ class Serving:
             "qos_violations": tally.violations,
             "phase_ps": phase_ps,
             "phase_share": {phase: time / busy_ps for phase, time in phase_ps.items()},
+            "phase_utilisation": {
+                phase: account.phase_compute_ps[phase] / max(time * n_dies, 1) for phase, time in phase_ps.items()
+            },
             "layer_ps": [sum(times) for times in zip(*by_layer.values(), strict=True)],
             "layer_phase_ps": by_layer,
             "preloaded_bytes": account.preloaded_bytes,
