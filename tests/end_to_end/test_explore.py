@@ -89,6 +89,30 @@ def test_the_program_sweeps_and_says_what_it_found(spec: Path, capsys: pytest.Ca
     }
 
 
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_without_a_feasible_point_the_limits_that_are_broken_are_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_module("optuna", "explore")
+    file = tmp_path / "none.yaml"
+    file.write_text(
+        "model: phi-3.5-moe\nfields: {tokens: [4, 8]}\nlimits: [die_area_mm2 <= 2, latency_ps <= 100 ms]\n"
+        + ("objectives: {latency_ps: minimize}\ntrials: 6\npopulation: 4\n" if command == "search" else "")
+    )
+    assert run([command, str(file), "-o", str(tmp_path / "out"), "-e", "serial"]) == 0
+    output = capsys.readouterr()
+    assert "nothing is feasible: 'die_area_mm2 <= 2' is broken by 2 of 2\n" in output.err
+    assert "NONE IS FEASIBLE; the fastest" in " ".join(output.out.split())
+
+
+def test_when_every_point_fails_the_reason_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "none.yaml"
+    file.write_text("model: phi-3.5-moe\nlayer: 99\nfields: {tokens: [4, 8]}\n")
+    assert run(["sweep", str(file), "-o", str(tmp_path / "out"), "-e", "serial"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: none of 2 points could run; 2 of them: synthetic routing for phi-3.5-moe, seed 0: ")
+
+
 def test_killed_by_kill_9_it_goes_on_with_nothing_lost_and_nothing_stored_twice(spec: Path, reference: bytes) -> None:
     out = spec.parent / "out"
     command = [*PROGRAM, "sweep", str(spec), "--output", str(out), "--workers", "2"]

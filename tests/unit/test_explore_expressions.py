@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from expertstream.errors import ConfigError
+from expertstream.explore.conditions import check_kinds, check_together
 from expertstream.explore.expressions import Expression
+from expertstream.explore.fields import field_paths
+from expertstream.explore.rows import result_columns
 
 VALUES = {"tokens": 64, "strategy": "ep", "package.die.weight_buffer": 14 << 20, "package.d2d.bandwidth": 288 * 10**9}
 
@@ -73,3 +76,57 @@ def test_violation_grows_with_the_distance_and_is_not_above_zero_where_it_holds(
     assert violation("tokens <= 64") == 0
     assert violation("strategy == 'tp'") == 1.0
     assert violation("strategy == 'ep' and tokens == 64") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "package.die.weight_buffer <= 14",
+            "'package.die.weight_buffer <= 14' compares package.die.weight_buffer with 14, which has no unit; write "
+            "for example '14 MiB'",
+        ),
+        ("25.6 < package.channels.bandwidth", "with 25.6, which has no unit; write for example '25.6 GB/s'"),
+        (
+            "tokens > 4 and package.die.clock in (8 MHz, 900)",
+            "with 900, which has no unit; write for example '800 MHz'",
+        ),
+        ("package.die.weight_buffer <= 14 ns", "with a time; it is a size, such as '14 MiB'"),
+        ("tokens <= 14 MiB", "compares tokens with a size; it is a number without a unit"),
+        ("strategy < 3", "compares strategy, which is a text, with 3"),
+        ("strategy < 'tp'", "compares strategy, which is a text, with 'tp'"),
+        ("tokens == 'many'", "compares tokens, which is a number, with 'many'"),
+    ],
+)
+def test_kinds_and_units_are_checked_before_anything_runs(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_kinds(Expression(text, [*field_paths(), *result_columns()]))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "package.die.weight_buffer > 0 and package.d2d.bandwidth < 288 GB/s",
+        "latency_ps < 3 ms and latency_ps < 3000000",
+        "package.die.token_buffer * 2 <= package.die.weight_buffer",
+        "strategy in ('tp', 'ep') and tokens != 3",
+    ],
+)
+def test_fitting_kinds_and_units_pass(text: str) -> None:
+    check_kinds(Expression(text, [*field_paths(), *result_columns()]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "culprit"),
+    [
+        (["tokens < 16", "strategy == 'ep'", "tokens > 64"], 2),
+        (["tokens < 16 and tokens >= 16"], 0),
+        (["tokens == 4", "5 <= tokens"], 1),
+        (["tokens <= 16", "tokens >= 16"], None),
+        (["tokens < 16 or tokens > 64", "tokens > 20"], None),
+        (["not tokens < 16", "tokens < 16 or strategy == 'ep'"], None),
+    ],
+)
+def test_contradictions_are_found(texts: list[str], culprit: int | None) -> None:
+    assert check_together([Expression(text, VALUES) for text in texts]) == culprit

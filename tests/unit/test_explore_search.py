@@ -15,6 +15,7 @@ from expertstream.errors import ConfigError
 from expertstream.explore import SearchSpec, recommend, search
 from expertstream.explore.executors import Serial
 from expertstream.explore.pareto import front, hypervolume
+from expertstream.explore.recommend import GOALS, SAME
 from expertstream.explore.search import Search
 from tests.needs import needs_module
 
@@ -172,7 +173,7 @@ def test_recommended_designs_meet_every_demand_and_no_neighbour_is_better(tmp_pa
         "phi-3.5-moe", tmp_path / "out", tokens=8, budget=Budget(30, 60), tokens_per_s=100, trials=24, executor=Serial()
     )
     assert found.met
-    assert {goal for design in found.designs for goal in design.best_at} == {"smallest die", "least energy", "fastest"}
+    assert {goal for design in found.designs for goal in design.best_at} == set(GOALS)
     for design in found.designs:
         assert design.row["die_area_mm2"] <= 30
         assert design.row["rated_power_w"] <= 60
@@ -180,16 +181,39 @@ def test_recommended_designs_meet_every_demand_and_no_neighbour_is_better(tmp_pa
         assert design.reasons[0].startswith("limited by ")
         assert any(" instead of " in reason for reason in design.reasons)
         if "fastest" in design.best_at:
-            slower = [row for row in found.search.front if row["latency_ps"] < design.row["latency_ps"]]
-            assert slower == []
+            assert not [row for row in found.search.front if row["latency_ps"] < design.row["latency_ps"] / SAME]
+        if "best balance" in design.best_at:
+            least = min(r["latency_ps"] * r["energy_pj"] * r["die_area_mm2"] for r in found.search.front)
+            assert design.row["latency_ps"] * design.row["energy_pj"] * design.row["die_area_mm2"] <= least
 
 
 def test_demands_that_no_design_meets_name_what_is_missed(tmp_path: Path) -> None:
     found = recommend("phi-3.5-moe", tmp_path / "out", tokens=8, budget=Budget(3, 60), trials=8, executor=Serial())
     assert not found.met
-    assert any(reason.startswith("misses the area: ") for reason in found.designs[0].reasons)
+    reasons = found.designs[0].reasons
+    assert any(reason.startswith("misses the area: ") for reason in reasons)
+    assert any(reason.startswith("no design keeps to the budget: the least area is ") for reason in reasons)
+    options = {"tokens": 8, "budget": Budget(30, 60), "trials": 8, "executor": Serial()}
+    found = recommend("phi-3.5-moe", tmp_path / "fast", tokens_per_s=1e6, **options)
+    reasons = found.designs[0].reasons
+    assert not found.met
+    assert any(reason.startswith("misses the speed: ") for reason in reasons)
+    assert any(reason.startswith("the fastest design within the budget does ") for reason in reasons)
     with pytest.raises(ConfigError, match="tokens/s is -1; it must be above 0"):
         recommend("phi-3.5-moe", tmp_path / "other", tokens_per_s=-1)
+
+
+def test_each_demand_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"tokens": 8, "trials": 4, "executor": Serial()}
+    folders = {recommend("phi-3.5-moe", budget=Budget(area, 60), **options).folder for area in (30, 25, 30)}
+    assert len(folders) == 2
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_search_without_a_design_that_meets_the_conditions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the conditions of 'where' leave none of 8 points"):
+        search(spec(where=["package.die.weight_buffer < 1 KiB"], trials=8), tmp_path / "out", Serial())
 
 
 def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,17 @@ def test_equal_points_run_once_and_conditions_drop_points(tmp_path: Path) -> Non
         ("fields: {tokens: [16]}\nlimits: [latencyps < 3]", "limits.0: 'latencyps < 3' names 'latencyps'"),
         ("fields: {tokens: [16]}\nwher: []", "unknown key 'wher'; did you mean 'where'?"),
         ("fields: {tokens: [16]}\nstrategy: epp", "strategy: unknown strategy 'epp'"),
+        (
+            "fields: {tokens: [16]}\nwhere: [tokens < 9, tokens > 20]",
+            ":3:21: where.1: 'tokens > 20' can never hold together with those before it (tokens < 9)",
+        ),
+        (
+            "fields: {tokens: [16]}\nlimits: [latency_ps < 1 us and latency_ps > 2 us]",
+            "limits.0: 'latency_ps < 1 us and latency_ps > 2 us' can never hold by itself",
+        ),
+        ("fields: {tokens: [16]}\nwhere: [package.die.clock > 800]", "where.0: 'package.die.clock > 800' compares"),
+        ("fields: {technology.sram_read: [-1]}", "technology.sram_read: input should be greater than or equal to 0"),
+        ("fields: {options.order: [best]}", "options.order: 'best' is unknown; allowed: id, paired"),
         ("fields: {tokens: {from: 1, to: 9000000, steps: 9000000}}", "the grid has more than 5000000 points"),
     ],
 )

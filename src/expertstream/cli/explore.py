@@ -10,9 +10,12 @@ import typer
 from expertstream.analysis import Budget
 from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
 from expertstream.cli.inputs import JsonOption, ModelArgument, PackageOption, TechnologyOption, TraceOption
+from expertstream.errors import ConfigError
 from expertstream.explore import load_search, load_sweep, make_executor, recommend, search, sweep
 from expertstream.explore.fields import text_of
 from expertstream.explore.recommend import SPACE
+from expertstream.explore.results import broken_limits
+from expertstream.explore.rows import FAILED, OK
 from expertstream.explore.spec import Base
 from expertstream.explore.store import RESULTS
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
@@ -63,6 +66,9 @@ def sweep_command(
     }
     if json:
         print_json(document)
+    if found.failed == len(rows):
+        raise all_failed(rows)
+    if json:
         return
     show(wanted, rows, [row for row in rows if row["feasible"]], "the fastest feasible ones")
     print(
@@ -90,15 +96,19 @@ def search_command(
     announce_compilation()
     with progress("searching") as report:
         found = search(wanted, folder, where, progress=report)
+    rows = found.table.to_pylist()
     if json:
         print_json({"results": str(folder / RESULTS), "ran": found.ran, **found.document()})
+    if all(row["status"] == FAILED for row in rows):
+        raise all_failed(rows)
+    if json:
         return
-    show(wanted, found.table.to_pylist(), list(found.front), f"the {len(found.front)} best trade-offs", limit=40)
+    show(wanted, rows, list(found.front), f"the {len(found.front)} best trade-offs", limit=40)
     print(
         f"{wanted.trials} trials, {found.table.num_rows} designs ({found.ran} run now); hypervolume "
         f"{found.history[-1]:.3f}, {found.history[len(found.history) // 2]:.3f} half-way; all in {folder}"
     )
-    say_failures(found.table.to_pylist())
+    say_failures(rows)
 
 
 def recommend_command(
@@ -114,9 +124,9 @@ def recommend_command(
     ] = None,
     trials: Annotated[int, typer.Option("--trials", min=4, help="Designs to try.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the search.")] = Path(
-        "recommendation"
-    ),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. [recommendation-...]")
+    ] = None,
     executor: ExecutorOption = "processes",
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -146,7 +156,7 @@ def recommend_command(
         )
     designs = [{"best_at": list(d.best_at), "reasons": list(d.reasons), **d.row} for d in found.designs]
     if json:
-        print_json({"met": found.met, "results": str(output / RESULTS), "designs": designs})
+        print_json({"met": found.met, "results": str(found.folder / RESULTS), "designs": designs})
         return
     if not found.met:
         print(f"none of {found.search.table.num_rows} designs meets every demand")
@@ -165,13 +175,23 @@ def recommend_command(
         )
         for reason in design.reasons:
             print(f"  - {reason}")
-    print(f"\n{found.search.table.num_rows} designs were simulated; all of them are in {output / RESULTS}")
+    print(
+        f"\n{found.search.table.num_rows} designs were simulated; all of them are in {found.folder / RESULTS};"
+        f" pictures: expertstream plot {found.folder}"
+    )
 
 
 def say_damaged(files: tuple[str, ...]) -> None:
     """Tell that damaged files were found and made anew."""
     if files:
         remark(f"damaged, and run again: {', '.join(files)}")
+
+
+def all_failed(rows: list[dict[str, Any]]) -> ConfigError:
+    """The error of results without one point that ran."""
+    messages = [row["message"] for row in rows]
+    most = max(sorted(set(messages)), key=messages.count)
+    return ConfigError(f"none of {len(rows)} points could run; {messages.count(most)} of them: {most}")
 
 
 def say_failures(rows: list[dict[str, Any]]) -> None:
@@ -183,8 +203,13 @@ def say_failures(rows: list[dict[str, Any]]) -> None:
 
 def show(spec: Base, rows: list[dict[str, Any]], chosen: list[dict[str, Any]], what: str, limit: int = ROWS) -> None:
     """A table of the fastest of the chosen rows."""
+    if not chosen:
+        broken = [f"'{text}' is broken by {n} of {len(rows)}" for text, n in broken_limits(spec, rows).items() if n]
+        remark(f"nothing is feasible: {', '.join(broken)}")
+        chosen, what = [row for row in rows if row["status"] == OK], "NONE IS FEASIBLE; the fastest"
     best = sorted(chosen, key=lambda row: (row["latency_ps"], row["energy_pj"], row["point"]))[:limit]
-    title = f"{spec.model} on {spec.package}, {len(rows)} points; {what}"
+    synthetic = "SYNTHETIC routing, " if any(row["synthetic"] for row in rows) else ""
+    title = f"{spec.model} on {spec.package}, {synthetic}{len(rows)} points; {what}"
     columns = [
         *(path.replace(".", ".\n") for path in spec.fields),
         "latency",

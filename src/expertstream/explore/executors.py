@@ -204,6 +204,8 @@ class Dask:
             self._client = distributed.Client(self._cluster or self.address, timeout=WAIT_S)
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if self.address is None:
+                raise ConfigError(f"cannot start a Dask cluster on this machine: {reason}") from None
             raise ConfigError(
                 f"cannot reach a Dask scheduler at '{self.address}': {reason}; start one with 'dask scheduler' and "
                 "give its address, such as tcp://127.0.0.1:8786"

@@ -7,7 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from expertstream.errors import ConfigError, nearest
 from expertstream.units import parse_bandwidth, parse_bytes, parse_frequency_hz, parse_time_ps
@@ -18,6 +18,12 @@ MAX_LENGTH: Final = 1000
 _NUMBER: Final = r"(?<![\w.])\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 # a number, a space and a unit; texts in quotes are left alone
 _QUANTITY: Final = re.compile(rf"'[^']*'|\"[^\"]*\"|({_NUMBER})\s+([A-Za-z]+(?:/s)?)(?![\w(.])")
+_KINDS: Final = {
+    "size": parse_bytes,
+    "bandwidth": parse_bandwidth,
+    "time": parse_time_ps,
+    "frequency": parse_frequency_hz,
+}
 _WORDS: Final = {"and", "or", "not", "in", "if", "else", "is"}
 _ARITHMETIC: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
@@ -37,6 +43,14 @@ _COMPARE: Final[dict[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
     ast.In: lambda a, b: a in b,
     ast.NotIn: lambda a, b: a not in b,
 }
+_MIRRORED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Lt: ast.Gt,
+    ast.LtE: ast.GtE,
+    ast.Gt: ast.Lt,
+    ast.GtE: ast.LtE,
+    ast.Eq: ast.Eq,
+    ast.NotEq: ast.NotEq,
+}
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "min": min,
     "max": max,
@@ -45,6 +59,21 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "floor": math.floor,
     "log2": math.log2,
 }
+
+
+class Comparison(NamedTuple):
+    """A name compared with a plain value, turned so that the name is on the left.
+
+    Attributes:
+        unit: "size", "bandwidth", "time" or "frequency" for a quantity, "" for a plain value.
+        must: whether the condition as a whole can only hold if this does.
+    """
+
+    name: str
+    op: type[ast.cmpop]
+    value: Any
+    unit: str
+    must: bool
 
 
 class Expression:
@@ -61,7 +90,8 @@ class Expression:
         if len(text) > MAX_LENGTH:
             raise ConfigError(f"the expression is {len(text)} characters long; at most {MAX_LENGTH} are allowed")
         try:
-            self._tree = ast.parse(_QUANTITY.sub(_in_base_units, text).strip(), mode="eval").body
+            plain, self._units = _in_base_units(" ".join(text.split()))
+            self._tree = ast.parse(plain, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise ConfigError(
                 f"'{text}' cannot be read; write for example 'package.die.weight_buffer <= 14 MiB'"
@@ -72,6 +102,10 @@ class Expression:
             if name not in allowed:
                 shown = f" Known: {', '.join(allowed)}" if len(allowed) <= 12 else ""
                 raise ConfigError(f"'{text}' names '{name}', which is unknown{nearest(name, allowed) or '.'}{shown}")
+
+    def comparisons(self) -> list[Comparison]:
+        """Every comparison of a name with a plain value."""
+        return list(self._comparisons(self._tree, True))
 
     def holds(self, lookup: Lookup) -> bool:
         """Whether the condition holds. Raises ConfigError if it cannot be worked out."""
@@ -116,6 +150,25 @@ class Expression:
                 )
         for child in children:
             yield from self._names(child)
+
+    def _comparisons(self, node: ast.AST, must: bool) -> Iterable[Comparison]:
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
+                if isinstance(left, ast.Constant) and type(op) in _MIRRORED:
+                    left, right, kind = right, left, _MIRRORED[type(op)]
+                else:
+                    kind = type(op)
+                values = right.elts if isinstance(right, (ast.Tuple, ast.List)) else [right]
+                if isinstance(left, (ast.Name, ast.Attribute)):
+                    for value in values:
+                        if isinstance(value, ast.Constant):
+                            unit = self._units.get(value.col_offset, "")
+                            yield Comparison(_dotted(left, self.text), kind, value.value, unit, must)
+            return
+        must = must and isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And)
+        for child in ast.iter_child_nodes(node):
+            yield from self._comparisons(child, must)
 
     def _value(self, node: ast.AST, lookup: Lookup) -> Any:
         try:
@@ -172,13 +225,24 @@ def _dotted(node: ast.AST, text: str) -> str:
     return ".".join([node.id, *reversed(parts)])
 
 
-def _in_base_units(match: re.Match[str]) -> str:
-    number, unit = match.groups()
-    if number is None or unit in _WORDS:
-        return match.group()
-    for parse in (parse_bytes, parse_bandwidth, parse_time_ps, parse_frequency_hz):
+def _in_base_units(text: str) -> tuple[str, dict[int, str]]:
+    """The text with quantities as numbers in base units, and what each is, by its place in bytes."""
+    out, kinds, end = "", dict[int, str](), 0
+    for match in _QUANTITY.finditer(text):
+        number, unit = match.groups()
+        if number is None or unit in _WORDS:
+            continue
+        out += text[end : match.start()]
+        kind, value = _quantity(f"{number} {unit}")
+        kinds[len(out.encode())] = kind
+        out, end = out + str(value), match.end()
+    return out + text[end:], kinds
+
+
+def _quantity(text: str) -> tuple[str, int]:
+    for kind, parse in _KINDS.items():
         try:
-            return str(parse(f"{number} {unit}"))
+            return kind, parse(text)
         except ConfigError:
             continue
-    raise ConfigError(f"'{match.group()}' is no quantity; units are such as MiB, GB/s, ns and MHz")
+    raise ConfigError(f"'{text}' is no quantity; units are such as MiB, GB/s, ns and MHz")

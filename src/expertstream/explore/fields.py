@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from expertstream.errors import ConfigError, nearest
 from expertstream.model import MoEModel
@@ -44,13 +44,14 @@ _PLAIN: Final[dict[str, Any]] = {
     "options.redispatch": bool,
     "options.decision_time": TimePs,
 }
-_SHOW: Final = {
-    "bandwidth": format_bandwidth,
-    "_buffer": format_bytes,
-    "header": format_bytes,
-    "latency": format_time,
-    "decision_time": format_time,
-    "clock": format_frequency,
+# kinds of quantities by the end of a field's name: how they are shown, and an example
+_QUANTITIES: Final = {
+    "bandwidth": ("bandwidth", format_bandwidth, "25.6 GB/s"),
+    "_buffer": ("size", format_bytes, "14 MiB"),
+    "header": ("size", format_bytes, "16 B"),
+    "latency": ("time", format_time, "4.02 ns"),
+    "decision_time": ("time", format_time, "20 ns"),
+    "clock": ("frequency", format_frequency, "800 MHz"),
 }
 _CHOICES: Final = {"mix": MIXES, "spread": SPREADS, "options.placement": (*PLACEMENTS, "best"), "options.order": ORDERS}
 
@@ -81,7 +82,8 @@ def parse_value(path: str, value: object) -> Value:
         get_strategy(str(parsed))
     allowed = _CHOICES.get(path)
     if allowed and parsed not in allowed:
-        raise ConfigError(f"{path}: '{parsed}' is unknown{nearest(str(parsed), allowed) or ';'} allowed: {allowed}")
+        known = f"{nearest(str(parsed), allowed) or ';'} allowed: {', '.join(allowed)}"
+        raise ConfigError(f"{path}: '{parsed}' is unknown{known}")
     if path in ("tokens", "options.micro_slices") and parsed is not None and parsed < 1:
         raise ConfigError(f"{path}: must be at least 1 (given: {parsed})")
     return parsed  # type: ignore[no-any-return]
@@ -102,11 +104,21 @@ def kind_of(path: str) -> type:
 def text_of(path: str, value: Value) -> str:
     """A value in base units as a text for readers, for example "14 MiB"."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        for ending, show in _SHOW.items():
-            if path.endswith(ending):
-                return show(value)
-        return f"{value:.6g}"
+        quantity = _quantity_of(path)
+        return quantity[1](value) if quantity else f"{value:.6g}"
     return "-" if value is None else str(value)
+
+
+def unit_of(path: str) -> tuple[str, str] | None:
+    """What a field's quantity is ("size", "bandwidth", "time", "frequency") and an example; None: a plain number."""
+    quantity = _quantity_of(path)
+    return (quantity[0], quantity[2]) if quantity else None
+
+
+def _quantity_of(path: str) -> tuple[str, Callable[[float], str], str] | None:
+    if path.startswith("technology."):  # its constants are plain numbers in units of their own
+        return None
+    return next((quantity for ending, quantity in _QUANTITIES.items() if path.endswith(ending)), None)
 
 
 def change_package(package: Package, changes: dict[str, Value]) -> Package:
@@ -152,7 +164,7 @@ def _kind(path: str) -> Any:
     if path in DOCUMENTS:
         return str
     if root == "technology" and ".".join(rest) in _technology_paths():
-        return str if rest[0].endswith("_kind") else float
+        return str if rest[0].endswith("_kind") else Annotated[float, Field(ge=0, le=1e9)]
     if root in ("model", "package") and path in field_paths():
         cls = _class_at(MoEModel if root == "model" else Package, rest[:-1])
         info = cls.model_fields[_field(cls, rest[-1])]

@@ -207,11 +207,15 @@ def jobs_of(inputs: Inputs, points: Iterable[tuple[int, Values]]) -> list[Job]:
             seen.add(job.hash)
             jobs.append(job)
     if not jobs:
-        raise ConfigError(
-            f"the conditions of 'where' leave none of {total} points; they may contradict one another: "
-            + "; ".join(inputs.spec.where)
-        )
+        raise no_points(inputs.spec.where, total)
     return jobs
+
+
+def no_points(where: Sequence[str], total: int) -> ConfigError:
+    """The error of conditions that leave nothing to run."""
+    return ConfigError(
+        f"the conditions of 'where' leave none of {total} points; they may contradict one another: {'; '.join(where)}"
+    )
 
 
 def _or_reason(make: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from expertstream.explore.store import Store
 from expertstream.explore.sweep import default_executor, spec_document
 
 SPACE: Final[dict[str, Any]] = {
-    "strategy": ["ep-streamed", "tp", "fse-dp-paired"],
+    "strategy": ["ep-streamed", "tp", "tp-per-expert", "fse-dp-paired", "fse-dp-adaptive"],
     "package.channels.bandwidth": [
         f"{n} GB/s" for n in ("12.8", "25.6", "38.4", "51.2", "76.8", "102.4", "153.6", "204.8")
     ],
@@ -32,7 +33,14 @@ SPACE: Final[dict[str, Any]] = {
     "technology.memory_kind": ["ddr3", "ddr4", "lpddr5"],
 }
 _COMPARED: Final = {"latency_ps": "latency", "energy_pj": "energy", "die_area_mm2": "area"}
-GOALS: Final = {"smallest die": "die_area_mm2", "least energy": "energy_pj", "fastest": "latency_ps"}
+# what a design can be best at: least product of the first columns; of equal ones (SAME) that of the others counts
+GOALS: Final = {
+    "best balance": (("latency_ps", "energy_pj", "die_area_mm2"), ()),
+    "fastest": (("latency_ps",), ("die_area_mm2", "energy_pj")),
+    "least energy": (("energy_pj",), ("latency_ps", "die_area_mm2")),
+    "smallest die": (("die_area_mm2",), ("latency_ps", "energy_pj")),
+}
+SAME: Final = 1.01  # a result up to 1 % worse than the best counts as equal: the constants are not known better
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +59,12 @@ class Recommendation:
     met: bool
     designs: tuple[Design, ...]
     search: Search
+    folder: Path
 
 
 def recommend(
     model: str,
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
     *,
     package: str = "test-chip-2x2",
     technology: str = "5nm",
@@ -71,18 +80,58 @@ def recommend(
     """Search the designs around ``package`` (``SPACE``) and name the best within a budget.
 
     Args:
+        folder: of the search; None: one named after the demands, so that the same call goes on and another starts anew.
         tokens_per_s: of the whole model's MoE layers, one after another; attention is not counted.
 
     Raises:
         ConfigError: an input cannot be read, a demand is not above 0, or the folder is of other demands.
     """
     limits = budget or Budget()
+    spec = demands(model, package, technology, trace, tokens, limits, tokens_per_s, trials, seed)
+    folder = Path(folder or f"recommendation-{spec.digest()[:8]}")
+    found = search(spec, folder, executor, progress=progress)
+    rows = [row for row in found.table.to_pylist() if row["status"] == OK]
+    if not rows:
+        reasons = {str(row["message"]) for row in found.table.to_pylist()}
+        raise ConfigError(f"none of {trials} designs can run {model} with {tokens} tokens: {min(reasons, default='')}")
+    if not found.front:
+        nearest_row = min(rows, key=lambda row: (_distance(row, limits, tokens_per_s), row["point"]))
+        why = (*_misses(nearest_row, limits, tokens_per_s), *_reach(rows, limits), _limit(nearest_row))
+        return Recommendation(False, (Design(("nearest to the demands",), nearest_row, why),), found, folder)
+    executor = executor or default_executor()
+    try:
+        best, near = _improve(spec, found, folder / "neighbours", executor)
+    finally:
+        executor.close()
+    goals: dict[str, list[str]] = {}
+    for goal, row in best.items():
+        goals.setdefault(row["hash"], []).append(goal)
+    rows_by_hash = {row["hash"]: row for row in best.values()}
+    designs = [
+        Design(tuple(names), rows_by_hash[key], _reasons(rows_by_hash[key], near[key], limits))
+        for key, names in goals.items()
+    ]
+    return Recommendation(True, tuple(designs), found, folder)
+
+
+def demands(
+    model: str,
+    package: str,
+    technology: str,
+    trace: str | None,
+    tokens: int,
+    budget: Budget,
+    tokens_per_s: float | None,
+    trials: int,
+    seed: int,
+) -> SearchSpec:
+    """The search behind a recommendation. Raises ConfigError: a demand is not above 0, or an input is unknown."""
     if tokens_per_s is not None and not tokens_per_s > 0:
         raise ConfigError(f"tokens/s is {tokens_per_s}; it must be above 0")
-    wanted = [f"die_area_mm2 <= {limits.area_mm2:g}", f"rated_power_w <= {limits.power_w:g}"]
+    wanted = [f"die_area_mm2 <= {budget.area_mm2:g}", f"rated_power_w <= {budget.power_w:g}"]
     if tokens_per_s is not None:
         wanted.append(f"model_tokens_per_s >= {tokens_per_s:g}")
-    spec = SearchSpec(
+    return SearchSpec(
         model=model,
         package=package,
         technology=technology,
@@ -95,35 +144,12 @@ def recommend(
         population=min(40, max(trials, 4)),
         seed=seed,
     )
-    found = search(spec, folder, executor, progress=progress)
-    rows = [row for row in found.table.to_pylist() if row["status"] == OK]
-    if not rows:
-        reasons = {str(row["message"]) for row in found.table.to_pylist()}
-        raise ConfigError(f"none of {trials} designs can run {model} with {tokens} tokens: {min(reasons, default='')}")
-    if not found.front:
-        nearest_row = min(rows, key=lambda row: (_distance(row, limits, tokens_per_s), row["point"]))
-        why = _misses(nearest_row, limits, tokens_per_s)
-        return Recommendation(False, (Design(("nearest to the demands",), nearest_row, why),), found)
-    executor = executor or default_executor()
-    try:
-        best, near = _improve(spec, found, Path(folder) / "neighbours", executor)
-    finally:
-        executor.close()
-    goals: dict[str, list[str]] = {}
-    for goal, row in best.items():
-        goals.setdefault(row["hash"], []).append(goal)
-    rows_by_hash = {row["hash"]: row for row in best.values()}
-    designs = [
-        Design(tuple(names), rows_by_hash[key], _reasons(rows_by_hash[key], near[key], limits))
-        for key, names in goals.items()
-    ]
-    return Recommendation(True, tuple(designs), found)
 
 
 def _improve(
     spec: SearchSpec, found: Search, folder: Path, executor: Executor
 ) -> tuple[dict[str, Row], dict[str, list[Row]]]:
-    """The best design of each goal, none of whose neighbours is better, and the rows of its neighbours.
+    """The best design of each goal, none of whose neighbours is better at it, and the rows of its neighbours.
 
     Neighbours differ in one field, by the next smaller or larger value.
     """
@@ -133,7 +159,7 @@ def _improve(
     near: dict[str, list[Row]] = {}
     try:
         while True:
-            best = {goal: _best(list(pool.values()), column) for goal, column in GOALS.items()}
+            best = {goal: _best(list(pool.values()), *columns) for goal, columns in GOALS.items()}
             new = {row["hash"]: row for row in best.values() if row["hash"] not in near}
             if not new:
                 return best, near
@@ -146,9 +172,15 @@ def _improve(
         store.close()
 
 
-def _best(rows: Sequence[Row], column: str) -> Row:
-    ties = ("latency_ps", "energy_pj", "die_area_mm2", "hash")
-    return min(rows, key=lambda row: (row[column], *(row[name] for name in ties)))
+def _best(rows: Sequence[Row], columns: Sequence[str], others: Sequence[str]) -> Row:
+    """The row with the least product of ``columns``; of those within ``SAME`` of it, that of ``others`` decides."""
+    least = min(_product(row, columns) for row in rows)
+    equal = [row for row in rows if _product(row, columns) <= (SAME if others else 1) * least]
+    return min(equal, key=lambda row: (_product(row, others), _product(row, columns), row["hash"]))
+
+
+def _product(row: Row, columns: Sequence[str]) -> float:
+    return math.prod(float(row[name]) for name in columns)
 
 
 def _neighbours(spec: SearchSpec, inputs: Inputs, row: Row) -> list[Job]:
@@ -177,7 +209,18 @@ def _misses(row: Row, budget: Budget, tokens_per_s: float | None) -> tuple[str, 
         out.append(f"misses the power: {row['rated_power_w']:.1f} W of {budget.power_w:g} W allowed")
     if tokens_per_s is not None and row["model_tokens_per_s"] < tokens_per_s:
         out.append(f"misses the speed: {row['model_tokens_per_s']:.0f} of {tokens_per_s:g} tokens/s")
-    return (*out, _limit(row))
+    return tuple(out)
+
+
+def _reach(rows: Sequence[Row], budget: Budget) -> tuple[str, ...]:
+    """How fast the designs get that keep to the budget."""
+    within = [r for r in rows if r["die_area_mm2"] <= budget.area_mm2 and r["rated_power_w"] <= budget.power_w]
+    if not within:
+        area, power = min(row["die_area_mm2"] for row in rows), min(row["rated_power_w"] for row in rows)
+        return (f"no design keeps to the budget: the least area is {area:.1f} mm2, the least power {power:.1f} W",)
+    return (
+        f"the fastest design within the budget does {max(row['model_tokens_per_s'] for row in within):.0f} tokens/s",
+    )
 
 
 def _reasons(row: Row, near: Sequence[Row], budget: Budget) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from expertstream.config import check_config
 from expertstream.documents import load_model, load_package, load_technology
 from expertstream.errors import ConfigError
 from expertstream.explore.fields import DOCUMENTS, Value, value_of
+from expertstream.explore.jobs import Inputs
 from expertstream.explore.rows import OK, Row
 from expertstream.explore.search import SUMMARY
 from expertstream.explore.spec import Base, SearchSpec, SweepSpec
@@ -66,6 +68,18 @@ class Results:
             return value_of(load[root](getattr(self.spec, root)), rest)
         except ConfigError:  # a file that is not here any more: the pictures do without
             return None
+
+
+def broken_limits(spec: Base, rows: Sequence[Row]) -> dict[str, int]:
+    """How many of the rows that ran break each limit."""
+    inputs, limits = Inputs(spec), spec.bounds()
+    broken = {limit.text: 0 for limit in limits}
+    for row in rows:
+        if row["status"] == OK:
+            point = inputs.fixed | row
+            for limit in limits:
+                broken[limit.text] += not limit.holds(partial(inputs.value, point))
+    return broken
 
 
 def load_results(folder: str | os.PathLike[str]) -> Results:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from expertstream.errors import ConfigError
 from expertstream.explore.executors import Executor
 from expertstream.explore.fields import Value
-from expertstream.explore.jobs import Inputs, Job, Values
+from expertstream.explore.jobs import Inputs, Job, Values, no_points
 from expertstream.explore.journal import open_study
 from expertstream.explore.pareto import front, hypervolume
 from expertstream.explore.rows import OK, Row
@@ -102,6 +102,8 @@ def search(
                 fresh += generation.stop - first if ran > before else 0
                 rest = speed(fresh, spec.trials - generation.stop, began, "trials") if fresh else "resuming"
                 progress(generation.stop, spec.trials, rest)
+        if not jobs:
+            raise no_points(spec.where, spec.trials)
         table = store.finish()
         found = _result(spec, table, [jobs[n].hash if n in jobs else None for n in range(spec.trials)], ran)
         write_json(found.document(), Path(folder) / SUMMARY)

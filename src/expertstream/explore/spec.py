@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from expertstream.config import load_config, misfit
 from expertstream.errors import ConfigError, nearest
+from expertstream.explore.conditions import check_kinds, check_together
 from expertstream.explore.expressions import Expression
 from expertstream.explore.fields import Value, field_paths, kind_of, parse_value
 from expertstream.explore.rows import result_columns
@@ -110,10 +111,16 @@ class Base(BaseModel):
         for path in self.fields:
             _located(lambda path=path: self._axis(path), "fields", path)
         for number, text in enumerate(self.where):
-            _located(lambda text=text: Expression(text, field_paths()), "where", number)
+            _located(lambda text=text: check_kinds(Expression(text, field_paths())), "where", number)
         for number, text in enumerate(self.limits):
             known = [*result_columns(), *field_paths()]
-            _located(lambda text=text, known=known: Expression(text, known), "limits", number)
+            _located(lambda text=text, known=known: check_kinds(Expression(text, known)), "limits", number)
+        for key, given in (("where", self.conditions()), ("limits", self.bounds())):
+            at = check_together(given)
+            if at is not None:
+                before = "; ".join(expression.text for expression in given[:at])
+                others = f"together with those before it ({before})" if before else "by itself"
+                raise misfit(f"'{given[at].text}' can never hold {others}", key, at)
         return self
 
     @field_validator("fields", mode="before")
