@@ -12,7 +12,7 @@ from typing import Any, Final
 from expertstream.analysis.area import Budget
 from expertstream.errors import ConfigError
 from expertstream.explore.executors import Executor
-from expertstream.explore.fields import text_of
+from expertstream.explore.fields import kind_of, text_of
 from expertstream.explore.jobs import Inputs, Job
 from expertstream.explore.rows import OK, Row
 from expertstream.explore.run import Progress, run_jobs
@@ -151,7 +151,7 @@ def _improve(
 ) -> tuple[dict[str, Row], dict[str, list[Row]]]:
     """The best design of each goal, none of whose neighbours is better at it, and the rows of its neighbours.
 
-    Neighbours differ in one field, by the next smaller or larger value.
+    Neighbours differ in one field: by the next smaller or larger number, or any other text.
     """
     inputs = Inputs(spec)
     store = Store(folder, inputs.fields, spec_document(spec, inputs))
@@ -187,7 +187,8 @@ def _neighbours(spec: SearchSpec, inputs: Inputs, row: Row) -> list[Job]:
     jobs = []
     for place, axis in enumerate(spec.axes):
         at = axis.values.index(row[axis.path])
-        for other in axis.values[max(at - 1, 0) : at] + axis.values[at + 1 : at + 2]:
+        first, last = (0, len(axis.values)) if kind_of(axis.path) is str else (max(at - 1, 0), at + 2)
+        for other in axis.values[first:at] + axis.values[at + 1 : last]:
             values = [row[path] for path in inputs.fields]
             values[place] = other
             jobs.append(inputs.job(0, tuple(values)))
