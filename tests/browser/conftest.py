@@ -54,7 +54,8 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         if before is not None:
             page.add_init_script(before)
         page.goto(file.as_uri())
-        page.wait_for_selector("html[data-ready]")
+        if options.get("java_script_enabled", True):
+            page.wait_for_selector("html[data-ready]")
         return page
 
     yield open_it

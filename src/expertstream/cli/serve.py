@@ -12,6 +12,7 @@ from expertstream.cli.console import announce_compilation, facts, print_json, pr
 from expertstream.config import load_config
 from expertstream.errors import ConfigError
 from expertstream.report.files import check_writable
+from expertstream.report.html import write_serving_html
 from expertstream.serving.scenario import Scenario
 from expertstream.serving.serve import Parts, Serving
 from expertstream.units import format_bytes, format_time
@@ -31,6 +32,7 @@ def serve_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint; the result is that of an unbroken run.")
     ] = False,
+    html: inputs.HtmlOption = None,
     no_reuse: Annotated[
         bool, typer.Option("--no-reuse", help="Simulate every block, also those that equal an earlier one.")
     ] = False,
@@ -38,12 +40,14 @@ def serve_command(
 ) -> None:
     """Serve many requests with a whole model: attention, experts, token buffering, iteration after iteration.
 
-    Example: expertstream serve-sim examples/serve.yaml --checkpoint run.json
+    Example: expertstream serve-sim examples/serve.yaml --html serving.html --checkpoint run.json
     """
     if resume and checkpoint is None:
         raise ConfigError("--resume needs --checkpoint FILE, the file to continue from")
     if checkpoint is not None:
         check_writable(checkpoint)
+    if html is not None:
+        check_writable(html)
     loaded = load_config(scenario, Scenario)
     if iterations is not None:
         loaded = loaded.model_copy(update={"iterations": iterations})
@@ -59,10 +63,14 @@ def serve_command(
         if resume and checkpoint is not None:
             serving.resume(checkpoint)
         document = serving.run(checkpoint=checkpoint, every=every, progress=report)
+    if html is not None:
+        write_serving_html(document, html)
     if json:
         print_json(document)
         return
     _show(document)
+    if html is not None:
+        remark(f"wrote {html} (open it in a browser)")
     blocks = serving.blocks
     remark(f"{blocks.simulated} blocks were simulated, {blocks.reused} equal ones reused")
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from expertstream.report.files import replacing
-from expertstream.report.html import sections
+from expertstream.report.html import sections, serving
 from expertstream.report.html.pack import Packed, pack_run
 from expertstream.report.html.run import run_about, run_article
 
@@ -66,8 +66,26 @@ def write_comparison_html(comparison: Comparison, path: str | os.PathLike[str]) 
     _write(path, title, first["routing_source"] if first["synthetic"] else None, body, runs, fastest)
 
 
+def write_serving_html(document: serving.Document, path: str | os.PathLike[str]) -> None:
+    """Write the report of a serving run from its document, that of ``serve-sim --json``.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    synthetic = document["routing_source"] if document["synthetic"] else None
+    body = serving.body_of(document)
+    _write(path, serving.title_of(document), synthetic, body, [], 0, footer=serving.FOOTER)
+
+
 def _write(
-    path: str | os.PathLike[str], title: str, synthetic: str | None, before: str, runs: Sequence[Result], shown: int
+    path: str | os.PathLike[str],
+    title: str,
+    synthetic: str | None,
+    before: str,
+    runs: Sequence[Result],
+    shown: int,
+    *,
+    footer: str = sections.FOOTER,
 ) -> None:
     several = before != ""
     packed = [pack_run(run) for run in runs]
@@ -75,9 +93,9 @@ def _write(
     data = [_data(number, run, some) for number, (run, some) in enumerate(zip(runs, packed, strict=True))]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_head(title))
-        file.write(sections.header(title, synthetic))
+        file.write(sections.header(title, synthetic, scripted=bool(runs)))
         file.write(f'<main id="report">\n{before}')
-        for part in (*articles, "</main>\n", sections.FOOTER, *data):
+        for part in (*articles, "</main>\n", footer, *data):
             file.write(part)
         file.write(f'<script type="module">\n{_script()}</script>\n</body>\n</html>\n')
 

@@ -22,8 +22,13 @@ This page is complete: it loads nothing and sends nothing.</p>
 """
 
 
-def header(title: str, synthetic: str | None) -> str:
-    """Title, the label of synthetic routing, the button of the theme."""
+WITHOUT_SCRIPTS = """<noscript><p class="badge">The timeline, the replay and the charts over time need JavaScript; the
+tables do not.</p></noscript>
+"""
+
+
+def header(title: str, synthetic: str | None, *, scripted: bool) -> str:
+    """Title, the label of synthetic routing, the button of the theme; ``scripted``: views need a script."""
     badge = ""
     if synthetic is not None:
         badge = (
@@ -37,9 +42,7 @@ def header(title: str, synthetic: str | None) -> str:
 {badge}</div>
 <button type="button" id="theme" class="screen-only" hidden>Dark</button>
 </header>
-<noscript><p class="badge">The timeline, the replay and the charts over time need JavaScript; the tables
-do not.</p></noscript>
-"""
+{WITHOUT_SCRIPTS if scripted else ""}"""
 
 
 def paragraphs(sentences: Sequence[str]) -> str:
