@@ -59,17 +59,31 @@ def colour_of(name: str) -> str:
     return str(style_of(name)["color"])
 
 
+def hide_rest(axes: Sequence[Axes], used: int) -> None:
+    """Hide the panels that nothing is drawn in."""
+    for empty in axes[used:]:
+        empty.set_visible(False)
+
+
 def grouped_bars(
-    axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float]]], *, label: str = ""
+    axes: Axes,
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    label: str = "",
+    styles: Mapping[str, str] | None = None,
 ) -> None:
-    """Bars with confidence intervals: for each of ``groups`` one of each series, (value, half interval)."""
+    """Bars with confidence intervals: for each of ``groups`` one of each series, (value, half interval).
+
+    Args:
+        styles: the strategy whose style a series has, where that is not its name.
+    """
     width = 0.84 / max(len(series), 1)
     for number, (name, values) in enumerate(series.items()):
         at = [place + (number - (len(series) - 1) / 2) * width for place in range(len(groups))]
         heights, errors = [value for value, _ in values], [half for _, half in values]
-        axes.bar(
-            at, heights, width * 0.94, yerr=errors, label=name, error_kw={"lw": 0.7}, linewidth=0, **style_of(name)
-        )
+        style = style_of((styles or {}).get(name, name))
+        axes.bar(at, heights, width * 0.94, yerr=errors, label=name, error_kw={"lw": 0.7}, linewidth=0, **style)
     axes.set_xticks(range(len(groups)), groups)
     if label:
         axes.set_ylabel(label, fontsize=8)
@@ -83,5 +97,5 @@ def legend(figure: Figure, axes: Axes, *, cols: int = 5) -> None:
 
 def caption(figure: Figure, text: str) -> None:
     """A line or two above the panels."""
-    width = int(figure.get_figwidth() * 18)
+    width = int(figure.get_figwidth() * 15)
     figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=8)

@@ -32,6 +32,11 @@ SAMPLING: Final = (
     "turn.",
 )
 
+MACS_DONE: Final = (
+    "Utilisation is MACs done over what all arrays could do in the latency. Waiting for weights from SRAM or for "
+    "control is no work, so that only a shorter latency is better."
+)
+
 
 def models_with_routing(setting: Setting) -> dict[str, str | None]:
     """What is simulated: the paper's models with synthetic routing (None), and captures that fit a preset (a path)."""
@@ -76,6 +81,14 @@ def layer_points(
         make = _drawn if trace is None else _windows
         points += make(setting, model, trace or "", tokens)
     return points
+
+
+def one_layer_per_seed(points: Sequence[Point]) -> list[Point]:
+    """Of the points of each (model, tokens, seed) the one in the middle, where all layers would be too many."""
+    groups: dict[tuple[str, int, int], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point["model"], point["tokens"], point["seed"]), []).append(point)
+    return [mine[len(mine) // 2] for mine in groups.values()]
 
 
 def with_strategies(points: Sequence[Point], strategies: Sequence[str], **rest: Any) -> list[Point]:
@@ -178,7 +191,7 @@ def simulated(point: Point) -> Result:
 
 
 def layer_row(point: Point) -> Row:
-    """Latency, bounds, utilisation, buffers and traffic of the layer of a point (``simulated``)."""
+    """Latency, bounds, busy share of the MAC arrays, buffers and traffic of the layer of a point (``simulated``)."""
     result = simulated(point)
     return row_of(result)
 
@@ -193,7 +206,7 @@ def row_of(result: Result) -> Row:
         "bound_ps": bounds.bound_ps,
         "ddr_bound_ps": bounds.ddr_ps,
         "compute_bound_ps": bounds.compute_ps,
-        "utilisation": float(use.compute_share.mean()),
+        "busy_share": float(use.compute_share.mean()),
         "ddr_bytes": int(use.channel_bytes.sum()),
         "d2d_bytes": int(use.link_bytes.sum()),
         "peak_bytes": buffers.package_peak_both_bytes,

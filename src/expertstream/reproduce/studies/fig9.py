@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import SAMPLING, layer_points, layer_row, with_strategies
-from expertstream.reproduce.means import cells, interval, mean_of, over_seeds
+from expertstream.reproduce.means import cells, interval, mean_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
 
 BASELINES: Final = ("ep", "hydra")
@@ -22,28 +22,17 @@ def points(setting: Setting) -> list[Point]:
 
 
 def table(rows: Sequence[Row]) -> list[Row]:
-    """Latency, gap and speed-ups over EP and Hydra of each (model, tokens, strategy)."""
-    out: list[Row] = []
-    for (model, tokens), mine in cells(rows, "model", "tokens").items():
-        of = {strategy: some for (strategy,), some in cells(mine, "strategy").items()}
-        for strategy, some in of.items():
-            latency, half = over_seeds(some, mean_of("latency_ps"))
-            row: Row = {
-                "model": model,
-                "captured": bool(some[0].get("trace")),
-                "tokens": tokens,
-                "strategy": strategy,
-                "layers": len({row["layer"] for row in some}),
-                "seeds": len(cells(some, "seed")),
-                "latency_ms": latency / 1e9,
-                "latency_ms_half_interval": half / 1e9,
-                "bound_ms": over_seeds(some, mean_of("bound_ps"))[0] / 1e9,
-                "passes": max(row["passes"] for row in some),
-            }
-            for baseline in BASELINES:
-                speedup, half = interval(_speedups(of[baseline], some))
-                row |= {f"speedup_over_{baseline}": speedup, f"speedup_over_{baseline}_half_interval": half}
-            out.append(row)
+    """Latency, lower bound and speed-ups over EP and Hydra of each (model, tokens, strategy)."""
+    by = ("model", "tokens", "strategy")
+    some = cells(rows, *by)
+    out = summary(rows, by, latency_ms=mean_of("latency_ps", 1e-9), bound_ms=mean_of("bound_ps", 1e-9))
+    for row in out:
+        mine = some[row["model"], row["tokens"], row["strategy"]]
+        row["gap"] = row["latency_ms"] / row["bound_ms"]
+        row["passes"] = max(one["passes"] for one in mine)
+        for name in BASELINES:
+            speedup, half = interval(_speedups(some[row["model"], row["tokens"], name], mine))
+            row |= {f"speedup_over_{name}": speedup, f"speedup_over_{name}_half_interval": half}
     return out
 
 
@@ -69,8 +58,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             place.hlines(some[0]["bound_ms"], at - 0.46, at + 0.46, color="black", lw=0.9, label=label)
         place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
         place.set_xlabel("tokens per iteration", fontsize=7)
-    for empty in axes[len(models) :]:
-        empty.set_visible(False)
+    drawing.hide_rest(axes, len(models))
     drawing.legend(figure, axes[0], cols=6)
     drawing.caption(figure, "Latency of one MoE layer on the 2x2 test chip: mean over the layers, 95 % intervals")
     return figure

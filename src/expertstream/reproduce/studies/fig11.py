@@ -1,0 +1,123 @@
+"""Fig. 11: compute utilisation over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from expertstream.analysis.windows import busy_in_windows
+from expertstream.reproduce import drawing
+from expertstream.reproduce.layers import SAMPLING, layer_points, simulated, with_strategies
+from expertstream.reproduce.means import cells, summary
+from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+
+STRATEGIES: Final = ("ep", "hydra", "fse-dp-paired")
+TOKENS: Final = (64, 256, 1024)
+SHOWN: Final = 256  # tokens of the iteration in the picture
+WINDOWS: Final = 40
+
+
+def points(setting: Setting) -> list[Point]:
+    """Every layer of every model."""
+    return with_strategies(layer_points(setting, tokens=TOKENS), STRATEGIES)
+
+
+def measure(point: Point) -> Row:
+    """Share of busy MAC arrays in each of ``WINDOWS`` equal windows of the run, over the whole package."""
+    result = simulated(point)
+    windows = busy_in_windows(result.timeline, WINDOWS)
+    share = windows.compute_ps.sum(axis=0) / np.diff(windows.edges_ps) / result.workload.package.n_dies
+    return {"latency_ps": result.latency_ps, "shares": share.tolist()}
+
+
+def table(rows: Sequence[Row]) -> list[Row]:
+    """Per (model, tokens, strategy) and window: the first layer's utilisation; figures of all layers in each row."""
+    out: list[Row] = []
+    by = ("model", "tokens", "strategy")
+    some = cells(rows, *by)
+    figures = summary(
+        rows,
+        by,
+        mean_percent=lambda mine: float(np.mean([100 * np.mean(row["shares"]) for row in mine])),
+        swing_percent=lambda mine: float(np.mean([100 * _swing(row["shares"]) for row in mine])),
+    )
+    for cell in figures:
+        first = some[cell["model"], cell["tokens"], cell["strategy"]][0]
+        width = first["latency_ps"] / len(first["shares"]) / 1e9
+        out += [
+            cell | {"layer": first["layer"], "from_ms": at * width, "to_ms": (at + 1) * width, "percent": 100 * share}
+            for at, share in enumerate(first["shares"])
+        ]
+    return out
+
+
+def _swing(shares: Sequence[float]) -> float:
+    """Standard deviation over the mean, in time."""
+    return float(np.std(shares) / max(float(np.mean(shares)), 1e-12))
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """A panel per model: utilisation over time in one layer; the legend has the swing over all layers."""
+    shown = [row for row in rows if row["tokens"] == SHOWN]
+    models = cells(shown, "model")
+    figure, axes = drawing.panels(-(-len(models) // 2), 2)
+    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
+        for (strategy,), some in cells(mine, "strategy").items():
+            edges = [some[0]["from_ms"], *(row["to_ms"] for row in some)]
+            colour, swing = drawing.colour_of(strategy), some[0]["swing_percent"]
+            line = {"ep": "-", "hydra": "--"}.get(strategy, "-")
+            label = f"{strategy}: {swing:.0f} %"
+            place.stairs([row["percent"] for row in some], edges, color=colour, label=label, ls=line, lw=1.3)
+        place.set_ylim(0, 122)  # room for the legend
+        place.set_yticks(range(0, 101, 25))
+        place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
+        place.set_xlabel("time in the layer (ms)", fontsize=7)
+        place.set_ylabel("MAC arrays busy (%)", fontsize=8)
+        place.legend(fontsize=6, frameon=False, loc="upper center", ncols=3, columnspacing=1)
+    drawing.hide_rest(axes, len(models))
+    drawing.caption(
+        figure,
+        f"Share of busy MAC arrays of the 2x2 test chip over time, {SHOWN} tokens, first layer; per cent: "
+        "standard deviation / mean, averaged over all layers",
+    )
+    return figure
+
+
+def claims(rows: Sequence[Row]) -> list[Claim]:
+    """What section VI says of this figure."""
+    own = [row for row in rows if not row["captured"]]
+    swing = {(row["strategy"], row["model"], row["tokens"]): row["swing_percent"] for row in own}
+    settings = list(dict.fromkeys((row["model"], row["tokens"]) for row in own))
+    ours, theirs = ([swing[name, *at] for at in settings] for name in ("fse-dp-paired", "ep"))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    less = sum(ratio < 0.8 for ratio in ratios)
+    return [
+        Claim(
+            "VI, Fig. 11",
+            "The utilisation of FSE-DP fluctuates much less",
+            f"it swings by {min(ours):.0f} to {max(ours):.0f} %, EP by {min(theirs):.0f} to {max(theirs):.0f} %; in "
+            f"{less} of {len(ratios)} settings by less than 0.8 of EP's, median {float(np.median(ratios)):.2f}",
+            "agrees" if less >= 0.75 * len(ratios) else "differs",
+            "Where the MAC arrays are nearly always busy, at 1024 tokens of small experts, EP is steady, too",
+        )
+    ]
+
+
+STUDY = Study(
+    name="fig11",
+    title="Compute utilisation over time",
+    section="VI, Fig. 11",
+    points=points,
+    measure=measure,
+    table=table,
+    draw=draw,
+    claims=claims,
+    assumptions=(
+        *SAMPLING,
+        f"Utilisation in {WINDOWS} equal windows of each run, mean over the dies; swing is the standard deviation over "
+        "the windows divided by the mean.",
+    ),
+)
