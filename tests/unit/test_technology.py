@@ -23,6 +23,8 @@ def test_every_constant_has_a_unit_a_node_a_source_and_a_range(name: str) -> Non
         assert constant.unit == UNITS[unit_key(path)]
         assert constant.node
         assert constant.source
+        if constant.source.startswith("assumption"):
+            assert constant.confidence == "low", path
         if constant.confidence == "low":  # a guess without a range would look like a fact
             assert constant.low < constant.high or path.endswith("module_bandwidth")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 
 from expertstream.analysis import Budget
@@ -14,10 +15,10 @@ from expertstream.errors import ConfigError
 from expertstream.explore import load_search, load_sweep, make_executor, recommend, search, sweep
 from expertstream.explore.fields import text_of
 from expertstream.explore.recommend import SPACE
-from expertstream.explore.results import broken_limits
-from expertstream.explore.rows import FAILED, OK
+from expertstream.explore.rows import FAILED
 from expertstream.explore.spec import Base
 from expertstream.explore.store import RESULTS
+from expertstream.explore.summary import broken_limits, count, failures, fastest
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.units import format_time
 
@@ -33,7 +34,7 @@ AddressOption = Annotated[
 ]
 WorkersOption = Annotated[int | None, typer.Option("--workers", "-j", help="Processes. [one per core]")]
 
-ROWS = 12
+ROWS, MOST = 12, 40  # rows shown of a sweep, of a front
 
 
 def sweep_command(
@@ -56,26 +57,19 @@ def sweep_command(
     with progress("sweeping") as report:
         found = sweep(wanted, folder, where, progress=report, retry_failed=retry_failed)
     say_damaged(found.damaged)
-    rows = found.table.to_pylist()
-    document = {
-        "results": str(folder / RESULTS),
-        "points": len(rows),
-        "ran": found.ran,
-        "failed": found.failed,
-        "feasible": sum(row["feasible"] for row in rows),
-    }
+    points, feasible = found.table.num_rows, count(found.table, "feasible", True)
     if json:
-        print_json(document)
-    if found.failed == len(rows):
-        raise all_failed(rows)
+        results = {"results": str(folder / RESULTS), "points": points, "ran": found.ran}
+        print_json(results | {"failed": found.failed, "feasible": feasible})
+    check_some_ran(found.table)
     if json:
         return
-    show(wanted, rows, [row for row in rows if row["feasible"]], "the fastest feasible ones")
+    show(wanted, found.table, fastest(found.table, ROWS, feasible=True), "the fastest feasible ones")
     print(
-        f"{document['points']} points ({found.ran} run now), {document['feasible']} feasible, {found.failed} failed; "
-        f"all columns in {document['results']}"
+        f"{points} points ({found.ran} run now), {feasible} feasible, {found.failed} failed; all columns in "
+        f"{folder / RESULTS}; pictures: expertstream plot {folder}"
     )
-    say_failures(rows)
+    say_failures(found.table)
 
 
 def search_command(
@@ -96,19 +90,19 @@ def search_command(
     announce_compilation()
     with progress("searching") as report:
         found = search(wanted, folder, where, progress=report)
-    rows = found.table.to_pylist()
     if json:
         print_json({"results": str(folder / RESULTS), "ran": found.ran, **found.document()})
-    if all(row["status"] == FAILED for row in rows):
-        raise all_failed(rows)
+    check_some_ran(found.table)
     if json:
         return
-    show(wanted, rows, list(found.front), f"the {len(found.front)} best trade-offs", limit=40)
+    best = sorted(found.front, key=lambda row: (row["latency_ps"], row["energy_pj"], row["point"]))[:MOST]
+    show(wanted, found.table, best, f"the {len(found.front)} best trade-offs")
     print(
         f"{wanted.trials} trials, {found.table.num_rows} designs ({found.ran} run now); hypervolume "
-        f"{found.history[-1]:.3f}, {found.history[len(found.history) // 2]:.3f} half-way; all in {folder}"
+        f"{found.history[-1]:.3f}, {found.history[len(found.history) // 2]:.3f} half-way; all in {folder}; "
+        f"pictures: expertstream plot {folder}"
     )
-    say_failures(rows)
+    say_failures(found.table)
 
 
 def recommend_command(
@@ -187,29 +181,28 @@ def say_damaged(files: tuple[str, ...]) -> None:
         remark(f"damaged, and run again: {', '.join(files)}")
 
 
-def all_failed(rows: list[dict[str, Any]]) -> ConfigError:
-    """The error of results without one point that ran."""
-    messages = [row["message"] for row in rows]
-    most = max(sorted(set(messages)), key=messages.count)
-    return ConfigError(f"none of {len(rows)} points could run; {messages.count(most)} of them: {most}")
+def check_some_ran(table: pa.Table) -> None:
+    """Raise ConfigError with the most frequent failure if no point ran."""
+    if table.num_rows == count(table, "status", FAILED):
+        message, times = failures(table)[0]
+        raise ConfigError(f"none of {table.num_rows} points could run; {times} of them: {message}")
 
 
-def say_failures(rows: list[dict[str, Any]]) -> None:
+def say_failures(table: pa.Table) -> None:
     """The failures' messages, the most frequent first."""
-    messages = [row["message"] for row in rows if row["message"]]
-    for message in sorted(set(messages), key=lambda text: (-messages.count(text), text))[:5]:
-        remark(f"{messages.count(message)} failed: {message}")
+    for message, times in failures(table)[:5]:
+        remark(f"{times} failed: {message}")
 
 
-def show(spec: Base, rows: list[dict[str, Any]], chosen: list[dict[str, Any]], what: str, limit: int = ROWS) -> None:
-    """A table of the fastest of the chosen rows."""
-    if not chosen:
-        broken = [f"'{text}' is broken by {n} of {len(rows)}" for text, n in broken_limits(spec, rows).items() if n]
+def show(spec: Base, table_of_all: pa.Table, rows: list[dict[str, Any]], what: str) -> None:
+    """A table of some rows; if there are none, why nothing is feasible and the fastest of the others."""
+    n = table_of_all.num_rows
+    if not rows:
+        broken = [f"'{text}' is broken by {k} of {n}" for text, k in broken_limits(spec, table_of_all).items() if k]
         remark(f"nothing is feasible: {', '.join(broken)}")
-        chosen, what = [row for row in rows if row["status"] == OK], "NONE IS FEASIBLE; the fastest"
-    best = sorted(chosen, key=lambda row: (row["latency_ps"], row["energy_pj"], row["point"]))[:limit]
-    synthetic = "SYNTHETIC routing, " if any(row["synthetic"] for row in rows) else ""
-    title = f"{spec.model} on {spec.package}, {synthetic}{len(rows)} points; {what}"
+        rows, what = fastest(table_of_all, ROWS, feasible=False), "NONE IS FEASIBLE; the fastest"
+    synthetic = "SYNTHETIC routing, " if count(table_of_all, "synthetic", True) else ""
+    title = f"{spec.model} on {spec.package}, {synthetic}{n} points; {what}"
     columns = [
         *(path.replace(".", ".\n") for path in spec.fields),
         "latency",
@@ -218,7 +211,7 @@ def show(spec: Base, rows: list[dict[str, Any]], chosen: list[dict[str, Any]], w
         "die area",
         "rated power",
     ]
-    cells = [[*(text_of(path, row[path]) for path in spec.fields), *_results(row)] for row in best]
+    cells = [[*(text_of(path, row[path]) for path in spec.fields), *_results(row)] for row in rows]
     stdout().print(table(title, columns, cells, left=0))
 
 

@@ -10,6 +10,7 @@ import typer
 from expertstream.cli.console import print_json, progress, remark
 from expertstream.cli.inputs import JsonOption, names
 from expertstream.explore.pictures import FORMATS, KINDS, Wishes, draw_pictures
+from expertstream.explore.pictures.labels import check_column
 from expertstream.explore.results import load_results
 
 
@@ -34,7 +35,7 @@ def plot_command(
 
     Example: expertstream plot fig16 --kind heatmap --x package.channels.bandwidth --value latency_ps
     """
-    found = load_results(results)
+    found = load_results(results, check_column(value))
     wishes = Wishes(x, y, value, point)
     with progress("drawing"):
         files, left_out = draw_pictures(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from expertstream.strategy import Options, get_strategy
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 
 FORMAT: Final = "2"  # part of every hash; raised when rows come to mean something else
+EACH: Final = 1000  # points between two reports of progress
+Progress = Callable[[int, int, str], None]
 Values = tuple[Value, ...]
 Key = tuple[Any, ...]
 
@@ -190,8 +192,13 @@ def points_of(spec: SweepSpec) -> Iterator[tuple[int, Values]]:
     return enumerate(tuple(axis.at(float(u)) for axis, u in zip(axes, row, strict=True)) for row in shares)
 
 
-def jobs_of(inputs: Inputs, points: Iterable[tuple[int, Values]]) -> list[Job]:
+def jobs_of(
+    inputs: Inputs, points: Iterable[tuple[int, Values]], size: int = 0, progress: Progress | None = None
+) -> list[Job]:
     """Jobs of the points that fulfil the conditions, each content once.
+
+    Args:
+        size: number of points, for ``progress(done, size, what)``.
 
     Raises:
         ConfigError: no point is left.
@@ -200,6 +207,8 @@ def jobs_of(inputs: Inputs, points: Iterable[tuple[int, Values]]) -> list[Job]:
     jobs, total = [], 0
     for number, values in points:
         total += 1
+        if progress and total % EACH == 0:
+            progress(total, size, "preparing")
         if not inputs.allowed(values):
             continue
         job = inputs.job(number, values)

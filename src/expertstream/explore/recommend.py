@@ -13,9 +13,9 @@ from expertstream.analysis.area import Budget
 from expertstream.errors import ConfigError
 from expertstream.explore.executors import Executor
 from expertstream.explore.fields import kind_of, text_of
-from expertstream.explore.jobs import Inputs, Job
+from expertstream.explore.jobs import Inputs, Job, Progress
 from expertstream.explore.rows import OK, Row
-from expertstream.explore.run import Progress, run_jobs
+from expertstream.explore.run import run_jobs
 from expertstream.explore.search import Search, search
 from expertstream.explore.spec import SearchSpec
 from expertstream.explore.store import Store

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from expertstream.config import check_config
 from expertstream.documents import load_model, load_package, load_technology
 from expertstream.errors import ConfigError
 from expertstream.explore.fields import DOCUMENTS, Value, value_of
-from expertstream.explore.jobs import Inputs
 from expertstream.explore.rows import OK, Row
 from expertstream.explore.search import SUMMARY
 from expertstream.explore.spec import Base, SearchSpec, SweepSpec
@@ -70,20 +68,8 @@ class Results:
             return None
 
 
-def broken_limits(spec: Base, rows: Sequence[Row]) -> dict[str, int]:
-    """How many of the rows that ran break each limit."""
-    inputs, limits = Inputs(spec), spec.bounds()
-    broken = {limit.text: 0 for limit in limits}
-    for row in rows:
-        if row["status"] == OK:
-            point = inputs.fixed | row
-            for limit in limits:
-                broken[limit.text] += not limit.holds(partial(inputs.value, point))
-    return broken
-
-
-def load_results(folder: str | os.PathLike[str]) -> Results:
-    """Read what ``sweep`` or ``search`` has written so far, finished or not.
+def load_results(folder: str | os.PathLike[str], value: str = "utilisation") -> Results:
+    """Read what ``sweep`` or ``search`` has written so far, finished or not: fields, objectives and one more result.
 
     Raises:
         ConfigError: the folder holds no results, or they cannot be read.
@@ -101,10 +87,14 @@ def load_results(folder: str | os.PathLike[str]) -> Results:
     spec = check_config(document, kind, f"{place / 'spec.json'}")
     whole = place / RESULTS
     files = [whole] if whole.exists() else sorted((place / "shards").glob("*.parquet"))
+    objectives = Results(spec, []).objectives()
+    columns = list(
+        dict.fromkeys(["point", "hash", "status", "feasible", "synthetic", *spec.fields, *objectives, value])
+    )
     rows: dict[str, Row] = {}
     for file in files:
         try:
-            rows |= {row["hash"]: row for row in pq.read_table(file).to_pylist()}
+            rows |= {row["hash"]: row for row in pq.read_table(file, columns=columns).to_pylist()}
         except (OSError, pa.ArrowException):
             raise ConfigError(f"'{file}' is damaged; run the sweep or search again to make it anew") from None
     if not rows:

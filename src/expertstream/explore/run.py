@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from expertstream.errors import WorkerError
 from expertstream.explore.executors import Executor
-from expertstream.explore.jobs import Inputs, Job
+from expertstream.explore.jobs import Inputs, Job, Progress
 from expertstream.explore.pace import Pace
 from expertstream.explore.store import Store
 from expertstream.explore.worker import BatchTask
-
-Progress = Callable[[int, int, str], None]
 
 
 def run_jobs(

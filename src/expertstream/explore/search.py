@@ -16,11 +16,11 @@ import pyarrow as pa
 from expertstream.errors import ConfigError
 from expertstream.explore.executors import Executor
 from expertstream.explore.fields import Value
-from expertstream.explore.jobs import Inputs, Job, Values, no_points
+from expertstream.explore.jobs import Inputs, Job, Progress, Values, no_points
 from expertstream.explore.journal import open_study
 from expertstream.explore.pareto import front, hypervolume
 from expertstream.explore.rows import OK, Row
-from expertstream.explore.run import Progress, run_jobs, speed
+from expertstream.explore.run import run_jobs, speed
 from expertstream.explore.spec import Axis, SearchSpec
 from expertstream.explore.store import Store
 from expertstream.explore.sweep import default_executor, spec_document

@@ -187,6 +187,13 @@ class SweepSpec(Base):
     points: int | None = Field(default=None, ge=1, le=MAX_POINTS)
     seed: int = Field(default=0, ge=0)
 
+    @property
+    def size(self) -> int:
+        """Number of points, before conditions drop some and equal ones are joined."""
+        if self.points is not None:
+            return self.points
+        return math.prod(axis.size for axis in self.axes) if self.mode == "grid" else self.axes[0].size
+
     @model_validator(mode="after")
     def _mode(self) -> SweepSpec:
         axes = self.axes

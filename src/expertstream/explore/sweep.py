@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from expertstream.explore.executors import Executor, make_executor
-from expertstream.explore.jobs import Inputs, jobs_of, points_of
+from expertstream.explore.jobs import Inputs, Progress, jobs_of, points_of
 from expertstream.explore.rows import FAILED
-from expertstream.explore.run import Progress, run_jobs
+from expertstream.explore.run import run_jobs
 from expertstream.explore.spec import Base, SweepSpec
 from expertstream.explore.store import Store
+from expertstream.explore.summary import count
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Sweep:
     @property
     def failed(self) -> int:
         """Points that failed."""
-        return self.table["status"].to_pylist().count(FAILED)
+        return count(self.table, "status", FAILED)
 
 
 def sweep(
@@ -57,7 +58,7 @@ def sweep(
         ConfigError: an input cannot be read, no point is left, or the folder belongs to another specification.
     """
     inputs = Inputs(spec)
-    jobs = jobs_of(inputs, points_of(spec))
+    jobs = jobs_of(inputs, points_of(spec), spec.size, progress)
     store = Store(folder, inputs.fields, spec_document(spec, inputs))
     executor = executor or default_executor()
     try:
