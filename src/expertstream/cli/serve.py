@@ -33,6 +33,13 @@ def serve_command(
         bool, typer.Option("--resume", help="Continue from the checkpoint; the result is that of an unbroken run.")
     ] = False,
     html: inputs.HtmlOption = None,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option("--perfetto", metavar="FILE", help="Write the timeline of one iteration for ui.perfetto.dev."),
+    ] = None,
+    recorded: Annotated[
+        int, typer.Option("--perfetto-iteration", min=1, help="Number of that iteration, from 1 on.")
+    ] = 1,
     no_reuse: Annotated[
         bool, typer.Option("--no-reuse", help="Simulate every block, also those that equal an earlier one.")
     ] = False,
@@ -46,8 +53,9 @@ def serve_command(
         raise ConfigError("--resume needs --checkpoint FILE, the file to continue from")
     if checkpoint is not None:
         check_writable(checkpoint)
-    if html is not None:
-        check_writable(html)
+    for file in (html, perfetto):
+        if file is not None:
+            check_writable(file)
     loaded = load_config(scenario, Scenario)
     if iterations is not None:
         loaded = loaded.model_copy(update={"iterations": iterations})
@@ -62,7 +70,9 @@ def serve_command(
         serving = Serving(parts, reuse=not no_reuse)
         if resume and checkpoint is not None:
             serving.resume(checkpoint)
-        document = serving.run(checkpoint=checkpoint, every=every, progress=report)
+        document = serving.run(
+            checkpoint=checkpoint, every=every, perfetto=perfetto, recorded=recorded, progress=report
+        )
     if html is not None:
         write_serving_html(document, html)
     if json:
@@ -71,6 +81,8 @@ def serve_command(
     _show(document)
     if html is not None:
         remark(f"wrote {html} (open it in a browser)")
+    if perfetto is not None:
+        remark(f"wrote {perfetto} (open it at https://ui.perfetto.dev)")
     blocks = serving.blocks
     remark(f"{blocks.simulated} blocks were simulated, {blocks.reused} equal ones reused")
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 
 from expertstream.analysis import busy_in_windows, links_of_sends, occupancy
 from expertstream.engine.layout import COMPUTE, LOAD
+from expertstream.engine.network import Network
 from expertstream.engine.timeline import KINDS, Timeline
 from expertstream.report.files import replacing
 
 if TYPE_CHECKING:
     from expertstream.package import Package
     from expertstream.simulate import Result
+    from expertstream.workload import LayerWorkload
 
 POOLS = ("weight buffer", "token buffer")
 LINK_WINDOWS = 500  # of the counters of the links
@@ -52,22 +55,43 @@ def write_perfetto(result: Result, path: str | os.PathLike[str]) -> None:
         "ddr_layout": result.plan.ddr_layout,
         "notes": list(result.plan.notes),
     }
-    tracks = _Tracks(result.workload.package, result.timeline)
-    events = itertools.chain(tracks.named(), _activities(result, tracks), _buffers(result), _links(result, tracks))
+    tracks = Tracks(result.workload.package, result.timeline.network)
+    experts = expert_names(result.workload)
+    names = [(experts[e], f"{experts[e]} columns {a}-{b}") for e, a, b in result.plan.slices.tolist()]
+    timeline = result.timeline
+    with trace_file(path, about) as write:
+        write(tracks.named())
+        write(activities(timeline, tracks, names))
+        write(buffers(timeline))
+        write(link_counters(timeline, tracks))
+
+
+@contextmanager
+def trace_file(path: str | os.PathLike[str], about: dict[str, Any]) -> Iterator[Callable[[Iterable[str]], None]]:
+    """Give a function that writes events as they are made; the file appears whole if the block ends well.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},"traceEvents":[\n')
         before = ""
-        while some := list(itertools.islice(events, EVENTS_AT_ONCE)):
-            file.write(before + ",\n".join(some))
-            before = ",\n"
+
+        def write(events: Iterable[str]) -> None:
+            nonlocal before
+            stream = iter(events)
+            while some := list(itertools.islice(stream, EVENTS_AT_ONCE)):
+                file.write(before + ",\n".join(some))
+                before = ",\n"
+
+        yield write
         file.write("\n]}\n")
 
 
-class _Tracks:
+class Tracks:
     """Process and thread of every resource; numbers from 1, because 0 is the idle process of an operating system."""
 
-    def __init__(self, package: Package, timeline: Timeline) -> None:
-        network = timeline.network
+    def __init__(self, package: Package, network: Network) -> None:
         n_dies = network.n_dies
         attached = [channel.dies for channel in package.channels]
         io_die = n_dies + 1
@@ -97,10 +121,15 @@ class _Tracks:
             yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_sort_index","args":{{"sort_index":{tid}}}}}'
 
 
-def _activities(result: Result, tracks: _Tracks) -> Iterator[str]:
-    timeline = result.timeline
-    experts = [_expert(result, expert) for expert in range(result.workload.columns.size)]
-    slices = [(experts[e], f"{experts[e]} columns {a}-{b}") for e, a, b in result.plan.slices.tolist()]
+def activities(
+    timeline: Timeline, tracks: Tracks, names: Sequence[tuple[str, str]], *, at_ps: int = 0, first_flow: int = 0
+) -> Iterator[str]:
+    """Events of all activities, with their flows.
+
+    Args:
+        names: of the flow and the activity, for each tag. at_ps: time of the timeline's start. first_flow: added to the
+            numbers of chunks to give those of flows.
+    """
     rows, links = links_of_sends(timeline)
     hops = np.searchsorted(rows, np.arange(len(timeline) + 1))  # where each row's links begin
     columns = (
@@ -124,14 +153,14 @@ def _activities(result: Result, tracks: _Tracks) -> Iterator[str]:
     for values in _rows(columns):
         start, end, kind, resource, die, source, chunk, tag, n_bytes, tokens, ready, space, group, *rest = values
         phase, first_hop, end_hop = rest
-        flow, what = slices[tag] if tag >= 0 else ("", "tokens" if kind != LOAD else "load")
-        ts, duration, waited = _us(start), _us(end - start), _us(start - ready)
+        flow, what = names[tag] if tag >= 0 else ("", "tokens" if kind != LOAD else "load")
+        ts, duration, waited = us(at_ps + start), us(end - start), us(start - ready)
         if kind == COMPUTE:
             places = [tracks.mac[die]]
             name = f"{what}, {tokens} token{'' if tokens == 1 else 's'}"
             args = f'"tokens":{tokens},"wait_us":{waited},"group":{group}'
         else:
-            args = f'"bytes":{n_bytes},"wait_for_space_us":{_us(space)},"wait_us":{waited},"group":{group}'
+            args = f'"bytes":{n_bytes},"wait_for_space_us":{us(space)},"wait_us":{waited},"group":{group}'
             if kind == LOAD:
                 places = [tracks.channel[resource]]
                 name = f"{what} to die {die}"
@@ -148,7 +177,7 @@ def _activities(result: Result, tracks: _Tracks) -> Iterator[str]:
             at_end = nth == (0 if phase == START else len(places) - 1)
             bind = ',"bp":"e"' if phase == FINISH and at_end else ""
             yield (
-                f'{{"ph":"{phase if at_end else STEP}","id":{chunk},"pid":{pid},"tid":{tid},"ts":{ts},'
+                f'{{"ph":"{phase if at_end else STEP}","id":{first_flow + chunk},"pid":{pid},"tid":{tid},"ts":{ts},'
                 f'"name":"{flow}","cat":"trajectory"{bind}}}'
             )
 
@@ -176,20 +205,24 @@ def _flow_phases(timeline: Timeline) -> NDArray[np.str_]:
     return out
 
 
-def _buffers(result: Result) -> Iterator[str]:
-    for die in range(result.timeline.network.n_dies):
+def buffers(timeline: Timeline, *, at_ps: int = 0) -> Iterator[str]:
+    """Counters of the bytes in every buffer; ``at_ps``: time of the timeline's start."""
+    for die in range(timeline.network.n_dies):
         for pool, counter in enumerate(POOLS):
-            for time, held in zip(*(values.tolist() for values in occupancy(result.timeline, die, pool)), strict=True):
-                yield f'{{"ph":"C","pid":{die + 1},"ts":{_us(time)},"name":"{counter}","args":{{"bytes":{held}}}}}'
+            for time, held in zip(*(values.tolist() for values in occupancy(timeline, die, pool)), strict=True):
+                ts = us(at_ps + time)
+                yield f'{{"ph":"C","pid":{die + 1},"ts":{ts},"name":"{counter}","args":{{"bytes":{held}}}}}'
 
 
-def _links(result: Result, tracks: _Tracks) -> Iterator[str]:
-    """Share of each window for which a link is busy, per cent with one decimal."""
-    windows = busy_in_windows(result.timeline, LINK_WINDOWS)
+def link_counters(
+    timeline: Timeline, tracks: Tracks, *, at_ps: int = 0, windows_of: int = LINK_WINDOWS
+) -> Iterator[str]:
+    """Share of each of ``windows_of`` windows for which a link is busy, per cent with one decimal."""
+    windows = busy_in_windows(timeline, windows_of)
     length = np.maximum(np.diff(windows.edges_ps), 1)
     # Rounded down in integers: the product stays within int64 for windows of up to 2.5 hours.
     tenths = windows.link_ps * 1000 // length
-    times = [_us(edge) for edge in windows.edges_ps.tolist()]
+    times = [us(at_ps + edge) for edge in windows.edges_ps.tolist()]
     for (pid, _), (_, to), shares in zip(tracks.link, tracks.links, tenths.tolist(), strict=True):
         for ts, share in zip(times, [*shares, 0], strict=True):
             yield (
@@ -198,10 +231,12 @@ def _links(result: Result, tracks: _Tracks) -> Iterator[str]:
             )
 
 
-def _expert(result: Result, expert: int) -> str:
-    routed = result.workload.model.n_experts
-    return f"expert {expert}" if expert < routed else f"shared expert {expert - routed}"
+def expert_names(workload: LayerWorkload) -> list[str]:
+    """Names of the routed and the shared experts."""
+    routed = workload.model.n_experts
+    return [f"expert {e}" if e < routed else f"shared expert {e - routed}" for e in range(workload.columns.size)]
 
 
-def _us(time_ps: int) -> str:
+def us(time_ps: int) -> str:
+    """Picoseconds as microseconds, exactly."""
     return f"{time_ps // 10**6}.{time_ps % 10**6:06d}"

@@ -94,13 +94,13 @@ class BlockPlan(Plan):
 
     Attributes:
         macs: multiply-accumulates. read_bytes, written_bytes: at the buffers, by computes.
-        preloaded_bytes: weights that lie in the buffers when the block starts.
+        preloaded_bytes: weights that lie in each die's buffer when the block starts.
     """
 
     macs: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
-    preloaded_bytes: int = 0
+    preloaded_bytes: tuple[int, ...] = ()
 
 
 def plan_attention(
@@ -161,7 +161,8 @@ class _Attention:
         self.slot_bytes = max(1, package.die.weight_buffer_bytes // max(SLICES, 2 * (self.n_dies + 1)))
         self.work = Work()
         self.group = self.work.new_group()
-        self.macs = self.read_bytes = self.written_bytes = self.preloaded_bytes = 0
+        self.macs = self.read_bytes = self.written_bytes = 0
+        self.preloaded_bytes = [0] * self.n_dies
         self.preloaded = np.zeros(self.n_dies, dtype=np.int64) if preloaded is None else preloaded.copy()
         self.loaded = -1  # opens when all weights of the stage before have come to their last stop
 
@@ -213,7 +214,7 @@ class _Attention:
             macs=self.macs,
             read_bytes=self.read_bytes,
             written_bytes=self.written_bytes,
-            preloaded_bytes=self.preloaded_bytes,
+            preloaded_bytes=tuple(self.preloaded_bytes),
         )
 
     def _fit(self, shares: HeadShares) -> tuple[int, int]:
@@ -319,7 +320,7 @@ class _Attention:
                 )
                 time = cycles_ps(self.package.die, matmul_cycles(self.package.die, n, height[d], width), n_bytes)
                 route, there = np.array([d]), int(self.preloaded[d])
-                self.preloaded_bytes += int(n_bytes[:there].sum())
+                self.preloaded_bytes[d] += int(n_bytes[:there].sum())
                 channel = np.where(np.arange(width.size) < there, -1, self.channel[d])
                 self._visit(
                     tag, n_bytes, route, time[:, None], gate[route], done[route], np.array([n]), loaded, channel

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -190,6 +191,16 @@ class Blocks:
             return np.zeros(self._own.size, dtype=np.int64)
         return self._ahead[head].count(after)
 
+    @contextmanager
+    def watched(self, observe: Observer) -> Iterator[None]:
+        """Within it, every block is run, reused or not, and ``observe`` is called with it."""
+        before = self._reuse, self._observe
+        self._reuse, self._observe = False, observe
+        try:
+            yield
+        finally:
+            self._reuse, self._observe = before
+
     def spill(self, n_bytes: int, *, layer: int = -1) -> BlockTiming:
         """Time the way of activations to DDR, or back, over all channels evenly."""
         return self._time(
@@ -252,7 +263,7 @@ class Blocks:
 
 def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own: Ints) -> BlockTiming:
     use = measure_utilisation(timeline)
-    ahead = plan.preloaded_bytes if isinstance(plan, BlockPlan) else 0
+    ahead = sum(plan.preloaded_bytes) if isinstance(plan, BlockPlan) else 0
     sent = int(timeline.bytes[timeline.source >= 0].sum())
     loaded = int(timeline.bytes[timeline.kind == LOAD].sum())
     if workload is not None:

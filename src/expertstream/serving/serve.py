@@ -20,6 +20,7 @@ from expertstream.report.files import write_json
 from expertstream.serving.blocks import Blocks, Observer
 from expertstream.serving.heads import share_heads
 from expertstream.serving.iteration import Buffering, Iteration, Witness
+from expertstream.serving.recording import record_step
 from expertstream.serving.request_files import read_requests
 from expertstream.serving.requests import ClosedLoop, Source, Stream, poisson
 from expertstream.serving.routing import Replay
@@ -127,22 +128,32 @@ class Serving:
         *,
         checkpoint: Path | None = None,
         every: int = 50,
+        perfetto: Path | None = None,
+        recorded: int = 1,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Iterate to the end of the scenario and report.
 
         Args:
-            checkpoint: file to write after every ``every`` iterations and at the end. progress: called as
-                ``progress(iterations, total or 0, what)``.
+            checkpoint: file to write after every ``every`` iterations and at the end.
+            perfetto: file for the timeline of the iteration of number ``recorded``, from 1 on.
+            progress: called as ``progress(iterations, total or 0, what)``.
 
         Raises:
-            ConfigError: a request that cannot be read or served, or the checkpoint cannot be written.
+            ConfigError: a request that cannot be read or served, a file cannot be written, or the run ended before the
+                iteration that was to be recorded.
             WorkloadError: a block cannot run on the package.
         """
         tally, total = self.server.tally, self.parts.scenario.iterations
-        saved = -1
+        saved, before = -1, tally.iterations
+        if perfetto is not None and total is not None and not before < recorded <= total:
+            raise ConfigError(
+                f"iteration {recorded} is to be recorded, but iterations {before + 1} to {total} are to be run; choose "
+                "one of those"
+            )
         while total is None or tally.iterations < total:
-            if not self.server.step():
+            record = perfetto is not None and tally.iterations + 1 == recorded
+            if not (self._record(perfetto) if record and perfetto else self.server.step()):
                 break
             if checkpoint is not None and tally.iterations % every == 0:
                 self.save(checkpoint)
@@ -151,7 +162,23 @@ class Serving:
                 progress(tally.iterations, total or 0, f"{tally.completed} requests completed")
         if checkpoint is not None and saved != tally.iterations:
             self.save(checkpoint)
+        if perfetto is not None and not before < recorded <= tally.iterations:
+            raise ConfigError(
+                f"iteration {recorded} was not run and '{perfetto}' not written; iterations {before + 1} to "
+                f"{tally.iterations} were run"
+            )
         return self.report()
+
+    def _record(self, path: Path) -> bool:
+        parts = self.parts
+        about = {
+            "model": parts.model.name,
+            "package": parts.package.name,
+            "strategy": parts.scenario.strategy,
+            "iteration": self.server.tally.iterations + 1,
+            "routing": f"SYNTHETIC: {self.replay.source}" if self.replay.synthetic else self.replay.source,
+        }
+        return record_step(self.server, self.blocks, path, about)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; it appears whole or not at all. Raises ConfigError."""

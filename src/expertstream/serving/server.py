@@ -133,14 +133,9 @@ class Server:
         Raises:
             ConfigError: a request can never fit the key-value memory.
         """
+        if not self.ready():
+            return False
         tally = self.tally
-        self._admit()
-        if not self._running:
-            arrival = self._source.next_arrival_ps()
-            if arrival is None:
-                return False
-            tally.now_ps = max(tally.now_ps, arrival)
-            self._admit()
         fresh = self._fresh()
         before = (tally.now_ps, tally.input_tokens, tally.output_tokens, self.account.deferrals, len(self._running))
         batch = sum(p.rows.size for p in (*fresh, *self._waiting))
@@ -162,6 +157,21 @@ class Server:
             running=running,
             kv_bytes=tally.kv_bytes,
         )
+        return True
+
+    def ready(self) -> bool:
+        """Admit requests, those that arrive next if none is running; False when no request is left.
+
+        Raises:
+            ConfigError: a request can never fit the key-value memory.
+        """
+        self._admit()
+        if not self._running:
+            arrival = self._source.next_arrival_ps()
+            if arrival is None:
+                return False
+            self.tally.now_ps = max(self.tally.now_ps, arrival)
+            self._admit()
         return True
 
     def _admit(self) -> None:
