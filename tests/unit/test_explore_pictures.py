@@ -230,3 +230,17 @@ def test_an_unfinished_sweep_is_drawn_from_what_is_there(folder: Path, tmp_path:
     (tmp_path / "shards/00000000.parquet").write_bytes(shard.read_bytes())
     assert 0 < len(load_results(tmp_path).rows) <= 4
     assert heat_map(load_results(tmp_path), value=Wishes.value).panels
+
+
+def test_texts_keep_the_order_of_the_specification_and_files_are_called_by_their_names() -> None:
+    fields = {"strategy": ["tp", "ep"], "trace": ["there/b.npz", "here/a.npz"], DDR: ["16 GB/s", "32 GB/s"]}
+    rows = [
+        {DDR: ddr * GB, "strategy": strategy, "trace": trace, "latency_ps": 1, "utilisation": 0.5}
+        for ddr in (16, 32)
+        for strategy in ("ep", "tp")
+        for trace in ("here/a.npz", "there/b.npz")
+    ]
+    shown = heat_map(results_of(grid(fields=fields), rows), x="strategy", y="trace")
+    assert shown.x.ticks == ("tp", "ep")
+    assert shown.y.ticks == ("b.npz", "a.npz")
+    assert not shown.limited

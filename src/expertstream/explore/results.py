@@ -47,13 +47,16 @@ class Results:
         return dict.fromkeys(("latency_ps", "energy_pj", "die_area_mm2"), "minimize")
 
     def varied(self) -> dict[str, list[Value]]:
-        """The values that each varied field takes in the rows, ascending, of fields with two or more."""
+        """The values that each varied field takes in the rows, of fields with two or more.
+
+        Numbers are ascending, others in the order of the specification.
+        """
         found = {}
-        for path in self.spec.fields:
-            values = {row[path] for row in self.rows}
+        for axis in self.spec.axes:
+            values = {row[axis.path] for row in self.rows}
             if len(values) > 1:
                 numbers = all(isinstance(value, (int, float)) for value in values)
-                found[path] = sorted(values) if numbers else sorted(values, key=str)
+                found[axis.path] = sorted(values) if numbers else [value for value in axis.values if value in values]
         return found
 
     def preset(self, path: str) -> Value:

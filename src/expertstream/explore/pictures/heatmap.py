@@ -24,6 +24,7 @@ from expertstream.explore.pictures.labels import (
     field_label,
     field_text,
     headline,
+    put_title,
 )
 from expertstream.explore.results import Results
 from expertstream.explore.rows import Row
@@ -90,13 +91,18 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Heat maps of ``value`` over the same two axes, a panel for each value of a third field."""
+    """Heat maps of ``value`` over the same two axes, a panel for each value of a third field.
+
+    Attributes:
+        limited: whether there are limits, so that a feasible region is shown.
+    """
 
     x: Axis
     y: Axis
     value: str
     panels: tuple[Panel, ...]
     title: str
+    limited: bool = True
 
 
 def heat_map(results: Results, x: str | None = None, y: str | None = None, value: str = "utilisation") -> HeatMap:
@@ -139,7 +145,7 @@ def heat_map(results: Results, x: str | None = None, y: str | None = None, value
     best = "largest" if better_is_more(value) else "smallest"
     note = f"; of {', '.join(map(field_label, rest))}: the {best} of the feasible ones" if rest else ""
     binned = " (values in parts)" if across.edges or up.edges else ""
-    return HeatMap(across, up, value, tuple(panels), f"{headline(results)}{note}{binned}")
+    return HeatMap(across, up, value, tuple(panels), f"{headline(results)}{note}{binned}", bool(results.spec.limits))
 
 
 def _number(value: Value) -> float:
@@ -192,11 +198,12 @@ def draw_heat_map(data: HeatMap) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel(field_label(data.y.path))
     figure.colorbar(image, ax=grid, label=column_label(data.value)[0], shrink=0.9)
-    figure.suptitle(data.title, fontsize=9)
-    marks: list[Any] = [
+    put_title(figure, data.title)
+    feasible: list[Any] = [
         Patch(fill=False, edgecolor=RED, linewidth=1.6, label="feasible"),
         Patch(facecolor="white", edgecolor="#999999", hatch="//", label="breaks a limit"),
     ]
+    marks = feasible if data.limited else []
     if any(np.isnan(panel.values).any() for panel in data.panels):
         marks.append(Patch(facecolor="white", edgecolor="#999999", label="failed or not run"))
     if any(panel.star for panel in data.panels):
@@ -219,7 +226,7 @@ def _draw_panel(axes: Axes, data: HeatMap, panel: Panel, low: float, high: float
             if not np.isnan(cell):
                 dark = panel.feasible[j, i] and (cell - low) < 0.55 * max(high - low, 1e-300)
                 axes.text(i, j, f"{cell:.3g}", ha="center", va="center", fontsize=6, color="white" if dark else "black")
-    for ends in borders(panel.feasible):
+    for ends in borders(panel.feasible) if data.limited else []:
         axes.plot(*ends, color=RED, linewidth=1.6, solid_capstyle="projecting")
     if panel.star:
         axes.plot(*panel.star, marker="*", markersize=13, markeredgecolor="black", linestyle="",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
+
+from matplotlib.figure import Figure
 
 from expertstream.errors import ConfigError, nearest
 from expertstream.explore.fields import Value, text_of
@@ -48,8 +52,8 @@ def field_label(path: str) -> str:
 
 
 def field_text(path: str, value: Value) -> str:
-    """A value as a tick or the name of a panel."""
-    return text_of(path, value)
+    """A value as a tick or the name of a panel; of a file its name."""
+    return text_of(path, Path(value).name if isinstance(value, str) else value)
 
 
 def better_is_more(column: str) -> bool:
@@ -65,6 +69,12 @@ def check_column(column: str) -> str:
             f"Results: {', '.join(result_columns())}"
         )
     return column
+
+
+def put_title(figure: Figure, text: str) -> None:
+    """Write a title over a figure, in lines that fit its width."""
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, int(13 * figure.get_figwidth()))]
+    figure.suptitle("\n".join(lines), fontsize=9)
 
 
 def headline(results: Results) -> str:

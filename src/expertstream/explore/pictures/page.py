@@ -83,7 +83,7 @@ def _(data: HeatMap) -> Any:
         figure.add_trace(go.Heatmap(x=x, y=y, z=pale, colorscale=grey, showscale=False, hoverinfo="skip"), **at)
         lines_x: list[float | None] = []
         lines_y: list[float | None] = []
-        for ends_x, ends_y in borders(panel.feasible):
+        for ends_x, ends_y in borders(panel.feasible) if data.limited else []:
             lines_x += [*ends_x, None]
             lines_y += [*ends_y, None]
         edge = {"color": RED, "width": 2.5}

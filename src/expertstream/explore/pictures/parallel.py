@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from expertstream.errors import ConfigError
-from expertstream.explore.fields import text_of
-from expertstream.explore.pictures.labels import GREY, SCALE, column_label, field_label, headline
+from expertstream.explore.pictures.labels import GREY, SCALE, column_label, field_label, field_text, headline, put_title
 from expertstream.explore.pictures.pareto import wide
 from expertstream.explore.results import Results
 
@@ -69,11 +68,11 @@ def parallel(results: Results) -> Parallel:
         if len(values) <= MOST_TICKS or not all(isinstance(value, (int, float)) for value in values):
             at = {value: i / (len(values) - 1) for i, value in enumerate(values)}
             places = np.array([at[row[path]] for row in rows])
-            ticks = tuple((place, text_of(path, value)) for value, place in at.items())
+            ticks = tuple((place, field_text(path, value)) for value, place in at.items())
             coordinates.append(Coordinate(field_label(path), places, ticks))
         else:
             numbers = np.array([float(row[path]) for row in rows])
-            coordinates.append(_numeric(field_label(path), numbers, lambda value, path=path: text_of(path, value)))
+            coordinates.append(_numeric(field_label(path), numbers, lambda value, path=path: field_text(path, value)))
     for name in ways:
         label, factor = column_label(name)
         coordinates.append(_numeric(label, np.array([row[name] * factor for row in rows]), lambda v: f"{v:.3g}"))
@@ -125,5 +124,5 @@ def draw_parallel(data: Parallel) -> Figure:
     axes.spines[:].set_visible(False)
     figure.colorbar(ScalarMappable(norm, SCALE), ax=axes, label=data.colour_label, fraction=0.03, pad=0.01)
     few = "; grey: a limit is broken" if not data.feasible.all() else ""
-    figure.suptitle(f"{data.title}{few}", fontsize=9)
+    put_title(figure, f"{data.title}{few}")
     return figure

@@ -11,9 +11,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from expertstream.errors import ConfigError
-from expertstream.explore.fields import text_of
 from expertstream.explore.pareto import front
-from expertstream.explore.pictures.labels import BLUE, GREY, RED, column_label, field_label, headline
+from expertstream.explore.pictures.labels import (
+    BLUE,
+    GREY,
+    RED,
+    column_label,
+    field_label,
+    field_text,
+    headline,
+    put_title,
+)
 from expertstream.explore.results import Results
 from expertstream.explore.rows import Row
 
@@ -76,7 +84,7 @@ def pareto_plot(results: Results) -> ParetoPlot:
 
 def describe(row: Row, fields: Sequence[str]) -> str:
     """The varied fields of a row in words."""
-    return ", ".join(f"{field_label(path)} {text_of(path, row[path])}" for path in fields)
+    return ", ".join(f"{field_label(path)} {field_text(path, row[path])}" for path in fields)
 
 
 def draw_pareto(data: ParetoPlot) -> Figure:
@@ -111,7 +119,7 @@ def draw_pareto(data: ParetoPlot) -> Figure:
         axes.set_axis_off()
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.suptitle(data.title, fontsize=9)
+    put_title(figure, data.title)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from expertstream.analysis.sensitivity import OUTPUTS, Swing, sensitivity
 from expertstream.errors import ConfigError
 from expertstream.explore.jobs import Inputs
-from expertstream.explore.pictures.labels import BLUE, ORANGE, column_label
+from expertstream.explore.pictures.labels import BLUE, ORANGE, column_label, put_title
 from expertstream.explore.pictures.pareto import describe
 from expertstream.explore.results import Results
 from expertstream.explore.rows import Row
@@ -85,7 +85,7 @@ def draw_tornado(data: Tornado) -> Figure:
         axes.tick_params(axis="x", labelsize=7)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.margins(x=0.08)
-    figure.suptitle(f"{data.title}\nblue: the constant at its low end, orange: at its high end", fontsize=9, wrap=True)
+    put_title(figure, f"{data.title}\nblue: the constant at its low end, orange: at its high end")
     return figure
 
 
