@@ -20,6 +20,7 @@ STYLES: Final[dict[str, tuple[str, str]]] = {  # colour and hatch
     "fse-dp": ("#E69F00", ".."),
     "fse-dp-paired": ("#D55E00", ""),
     "fse-dp-rule5": ("#CC79A7", "xx"),
+    "fse-dp-buffered": ("#009E73", "//"),
     "fse-dp-adaptive": ("#009E73", "||"),
 }
 OTHERS: Final = ("#009E73", "#CC79A7", "#F0E442", "#000000")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
+from expertstream.reproduce.layers import MODELS
 from expertstream.reproduce.study import Point, Row, Setting
 from expertstream.serving.scenario import Scenario
 from expertstream.serving.serve import Parts, Serving
@@ -16,6 +18,7 @@ from expertstream.trace import RoutingTrace
 ITERATIONS: Final = 24
 SEEDS: Final = 3
 EVERY: Final = 16
+TOKENS: Final = (16, 64, 256)
 LOAD: Final = (
     "As many clients as tokens per iteration, each of which waits for its answer before it asks again; prompts of 1 to "
     "31 tokens, answers of 1 to 95: about three quarters of the tokens are decodes. The paper does not say what mix it "
@@ -25,6 +28,21 @@ LOAD: Final = (
     "iterations, every layer, all seeds. A request's routing is that of one of 32 generated requests of 96 tokens.",
     "Attention (head-parallel, key-value cache from DDR), router and output head are included under every strategy.",
 )
+
+
+PAIRED: Final = "fse-dp-paired"
+SLACKS: Final = (0, 10, 20, 30)
+CURVES: Final[dict[str, dict[str, object]]] = {
+    **{name: {"strategy": name} for name in ("ep", "hydra")},
+    **{f"{PAIRED}, {slack} %": {"strategy": PAIRED, "slack": slack} for slack in SLACKS},
+    f"{PAIRED}, 20 %, refilled": {"strategy": PAIRED, "slack": 20, "refill": True},
+}
+
+
+def curve_points(setting: Setting, curves: Sequence[str]) -> list[Point]:
+    """Every model and number of tokens under some of ``CURVES``; the same point in every study that has it."""
+    points = iteration_points(setting, MODELS, TOKENS)
+    return [{**point, "curve": name, **CURVES[name]} for point in points for name in curves]
 
 
 def iteration_points(setting: Setting, models: tuple[str, ...], tokens: tuple[int, ...]) -> list[Point]:
@@ -85,5 +103,6 @@ def iterations_row(point: Point) -> Row:
         "ddr_bytes": report["ddr_bytes"],
         "energy_per_token_pj": report["energy_per_token_pj"][1],
         "experts_share": report["phase_share"]["experts"],
-        "experts_utilisation": report["phase_utilisation"]["experts"],
+        "experts_macs": report["phase_macs"]["experts"],
+        "experts_ps": report["phase_ps"]["experts"],
     }

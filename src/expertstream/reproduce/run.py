@@ -110,7 +110,7 @@ def reproduce(
         for study, points in plans:
             if progress:
                 progress(done, total, study.name)
-            hashes = [hash_of(study.measure, point) for point in points]
+            hashes = [hash_of(study.measure_of(point), point) for point in points]
             missing = {key: p for key, p in zip(hashes, points, strict=True) if key not in rows_of.rows}
             ready = done + len(points) - len(missing)
 
@@ -132,7 +132,7 @@ def reproduce(
 
 def measured(study: Study, points: Sequence[Point]) -> list[Row]:
     """Rows of some points, measured here and now."""
-    return [point | json.loads(json.dumps(study.measure(point))) for point in points]
+    return [point | json.loads(json.dumps(study.measured(point))) for point in points]
 
 
 def _measure(
@@ -140,7 +140,7 @@ def _measure(
 ) -> None:
     pace, ran = Pace(), 0
     batches = pace.batches(list(missing), executor.workers)
-    tasks = (PointsTask(study.measure, {key: missing[key] for key in keys}) for keys in batches)
+    tasks = (PointsTask(study.measured, {key: missing[key] for key in keys}) for keys in batches)
     for answer in executor.run(tasks):
         if answer.rows:
             cache.add(answer.rows)

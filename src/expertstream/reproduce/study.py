@@ -77,6 +77,7 @@ class Study:
         points: what is to be measured, as plain JSON values. A point with a "trace" names a file, whose content counts.
         measure: a function of a module of this room: the plain numbers of one point. It depends on nothing but the
             point, so that its rows can be kept and can come from any process.
+        measure_iterations: the same for points that have "iterations", in a study that mixes them with others.
         table: rows of the figure, from those of the points, in their order. Every row of a point has the point's
             values, too.
         draw, claims: the figure and the claims, from the table alone.
@@ -92,3 +93,12 @@ class Study:
     draw: Callable[[Sequence[Row]], Figure]
     claims: Callable[[Sequence[Row]], list[Claim]]
     assumptions: tuple[str, ...] = ()
+    measure_iterations: Callable[[Point], Row] | None = None
+
+    def measure_of(self, point: Point) -> Callable[[Point], Row]:
+        """What measures a point."""
+        return self.measure_iterations if self.measure_iterations and "iterations" in point else self.measure
+
+    def measured(self, point: Point) -> Row:
+        """The plain numbers of a point."""
+        return self.measure_of(point)(point)

@@ -67,8 +67,8 @@ class Account:
     """Where time and work go; all whole numbers.
 
     Attributes:
-        phase_ps: for each of ``PHASES`` by layer; the last entry is what belongs to no layer. phase_compute_ps: busy
-            time of all MAC arrays. sums: of ``COUNTS`` of
+        phase_ps: for each of ``PHASES`` by layer; the last entry is what belongs to no layer.
+        phase_compute_ps: busy time of all MAC arrays. phase_macs: what they did. sums: of ``COUNTS`` of
             BlockTiming; ``peak_bytes`` and ``passes`` are maxima.
         preloaded_bytes: weights loaded while the block before came to its end.
     """
@@ -76,6 +76,7 @@ class Account:
     n_layers: int
     phase_ps: dict[str, list[int]] = field(default_factory=dict)
     phase_compute_ps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    phase_macs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     deferrals: int = 0
     spilled_bytes: int = 0
@@ -89,6 +90,7 @@ class Account:
         """Count a block; ``layer`` is -1 for one that belongs to none."""
         self.phase_ps[phase][layer] += timing.latency_ps
         self.phase_compute_ps[phase] += timing.compute_ps
+        self.phase_macs[phase] += timing.macs
         for name in self.sums:
             value = getattr(timing, name)
             self.sums[name] = (

@@ -252,6 +252,7 @@ class Serving:
             "phase_utilisation": {
                 phase: account.phase_compute_ps[phase] / max(time * n_dies, 1) for phase, time in phase_ps.items()
             },
+            "phase_macs": dict(account.phase_macs),
             "layer_ps": [sum(times) for times in zip(*by_layer.values(), strict=True)],
             "layer_phase_ps": by_layer,
             "preloaded_bytes": account.preloaded_bytes,

@@ -8,20 +8,10 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
-from expertstream.reproduce.iterations import LOAD, iteration_points, iterations_row
-from expertstream.reproduce.layers import MODELS
+from expertstream.reproduce.iterations import CURVES, LOAD, PAIRED, SLACKS, curve_points, iterations_row
 from expertstream.reproduce.means import cells, interval
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
 
-TOKENS: Final = (16, 64, 256)
-BASELINES: Final = ("ep", "hydra")
-SLACKS: Final = (0, 10, 20, 30)
-PAIRED: Final = "fse-dp-paired"
-CURVES: Final[dict[str, dict[str, object]]] = {
-    **{name: {"strategy": name} for name in BASELINES},
-    **{f"{PAIRED}, {slack} %": {"strategy": PAIRED, "slack": slack} for slack in SLACKS},
-    f"{PAIRED}, 20 %, refilled": {"strategy": PAIRED, "slack": 20, "refill": True},
-}
 STYLES: Final = dict(
     zip(CURVES, ("#0072B2", "#56B4E9", "#999999", "#F0E442", "#E69F00", "#D55E00", "#009E73"), strict=True)
 )
@@ -29,11 +19,7 @@ STYLES: Final = dict(
 
 def points(setting: Setting) -> list[Point]:
     """Every model and number of tokens under every curve."""
-    return [
-        {**point, "curve": name, **curve}
-        for point in iteration_points(setting, MODELS, TOKENS)
-        for name, curve in CURVES.items()
-    ]
+    return curve_points(setting, list(CURVES))
 
 
 def table(rows: Sequence[Row]) -> list[Row]:
