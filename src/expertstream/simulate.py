@@ -183,7 +183,7 @@ def _run(strategy: Strategy, workload: LayerWorkload, options: Options, technolo
 
     with blame(strategy.plan):
         plan, network = plan_on(workload.package, make)
-        timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps)
+        timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps or 0)
     if plan.die_of_token is not None:
         workload, plan = replace(workload, die_of_token=plan.die_of_token), replace(plan, die_of_token=None)
     return Result(strategy.name, *on_the_damaged_package(workload, plan, timeline), technology)

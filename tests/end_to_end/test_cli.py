@@ -344,6 +344,10 @@ BAD = {
         ["compare", "{model}", "--placement", "x"],
         "placement is 'x'; allowed: contiguous, round-robin, balanced, best",
     ),
+    "unknown scheduler": (
+        ["simulate", "{model}", "--scheduler", "rlt"],
+        "--scheduler is 'rlt'; did you mean 'rtl'? allowed: software, rtl",
+    ),
     "time without unit": (["compare", "{model}", "--decision-time", "5"], "time 5 has no unit; write for example"),
     "no folder": (["compare", "{model}", "-o", "no/c.json"], "cannot write 'no/c.json': there is no folder 'no'"),
     "a folder": (

@@ -9,7 +9,7 @@ import pytest
 
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.schedule import id_order
+from expertstream.schedule import SoftwareScheduler
 from expertstream.trace import packaged_trace
 from expertstream.workload import LayerWorkload
 from tests.needs import needs_module
@@ -66,7 +66,10 @@ def test_an_empty_layer_is_done_at_once() -> None:
 
 
 def test_a_different_decision_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep, "paired_order", id_order)
+    def other(order: str, *, dies: int, experts: int) -> SoftwareScheduler:
+        return SoftwareScheduler("id" if order == "paired" else "paired", dies=dies, experts=experts)
+
+    monkeypatch.setattr(lockstep, "SoftwareScheduler", other)
     with pytest.raises(LockStepError, match=r"the RTL decided Decision\(.*seed 3\)"):
         run_random(Parameters(dies=4, experts=16), 50, seed=3)
 

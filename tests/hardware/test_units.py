@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from expertstream.errors import ConfigError
+from expertstream.schedule.cycles import MATCH_CYCLES, SorterKind, sort_cycles, stages
 from tests.needs import needs_module
 
 needs_module("amaranth", "rtl")
@@ -17,9 +18,9 @@ needs_module("amaranth", "rtl")
 from expertstream.hardware.expert_table import ExpertTable  # noqa: E402
 from expertstream.hardware.idle_vector import IdleChipletVector  # noqa: E402
 from expertstream.hardware.lockstep import simulator  # noqa: E402
-from expertstream.hardware.matcher import MATCH_CYCLES, Matcher  # noqa: E402
-from expertstream.hardware.parameters import Parameters, SorterKind  # noqa: E402
-from expertstream.hardware.sorter import SORTERS, sort_cycles, stages  # noqa: E402
+from expertstream.hardware.matcher import Matcher  # noqa: E402
+from expertstream.hardware.parameters import Parameters  # noqa: E402
+from expertstream.hardware.sorter import SORTERS  # noqa: E402
 
 
 def run(dut: Any, testbench: Callable[[Any], Any]) -> None:

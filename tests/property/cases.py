@@ -160,7 +160,7 @@ def cases(draw: st.DrawFn) -> Case:
             order=draw(st.sampled_from(["id", "paired"])),
             rings=draw(st.sampled_from([1, 2, 4])),
             redispatch=draw(st.booleans()),
-            decision_ps=draw(st.sampled_from([0, 1_000_000])),
+            decision_ps=draw(st.sampled_from([None, 0, 1_000_000])),
             training=training_of(routing, seed),
         ),
     )

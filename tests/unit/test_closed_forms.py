@@ -51,10 +51,14 @@ def routing(chosen: list[list[int]], n_experts: int) -> Routing:
     )
 
 
-def one_expert(columns: int, tokens: int, chip: Package, strategy: str, micro_slices: int = 1) -> Result:
+def one_expert(
+    columns: int, tokens: int, chip: Package, strategy: str, micro_slices: int = 1, decision_ps: int | None = 0
+) -> Result:
     model = MoEModel.one_layer(d_model=8, d_ffn=columns, n_experts=1, top_k=1)
     options = Options(
-        micro_slices=micro_slices, training=synthesize(model, requests=1, tokens_per_request=4, layers=(0,))
+        micro_slices=micro_slices,
+        decision_ps=decision_ps,
+        training=synthesize(model, requests=1, tokens_per_request=4, layers=(0,)),
     )
     return simulate(model, chip, routing([[0]] * tokens, 1), strategy, options=options)
 
@@ -73,6 +77,14 @@ def test_one_die_bound_by_compute_waits_for_the_first_load_only(strategy: str) -
     assert result.latency_ps == (48 + 4 * 200) * NS
 
 
+@pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "tp", "ep-streamed"])
+def test_the_first_load_waits_for_the_scheduler_where_algorithm_1_decides(strategy: str) -> None:
+    # push 1 expert, start, 1 stage of the sorter, list 1 + 2, decide 5: 11 cycles of 1.25 ns
+    result = one_expert(8, 3, package(1, 1, ddr=10**9), strategy, micro_slices=4, decision_ps=None)
+    scheduled = 13_750 if strategy.startswith("fse-dp") else 0
+    assert result.latency_ps == (4 * 48 + 6) * NS + scheduled
+
+
 def test_whole_experts_wait_for_all_of_their_weights() -> None:
     result = one_expert(8, 100, package(1, 1, ddr=10**9), "ep")
     assert result.latency_ps == (8 * 24 + 800) * NS
@@ -88,7 +100,7 @@ def test_flow_fusion_hides_every_load_but_the_first(strategy: str) -> None:
     model = MoEModel.one_layer(d_model=8, d_ffn=24, n_experts=2, top_k=1)
     chosen = [[t % 2] for t in range(32)]
     chip = package(2, 2, ddr=1_500_000_000)
-    result = simulate(model, chip, routing(chosen, 2), strategy, options=Options(micro_slices=6))
+    result = simulate(model, chip, routing(chosen, 2), strategy, options=Options(micro_slices=6, decision_ps=0))
     assert result.latency_ps == (16 + 2 * 6 * 16) * NS
     assert np.bincount(result.timeline.die[result.timeline.kind == COMPUTE]).tolist() == [48] * 4
 

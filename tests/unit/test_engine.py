@@ -9,7 +9,7 @@ from expertstream.engine import compile as compiling
 from expertstream.engine import kernel
 from expertstream.engine.layout import ADMITTED, COMPUTE, LOAD, SEND, STARTED, TOKENS, WAITING
 from expertstream.engine.network import Network
-from expertstream.engine.run import run
+from expertstream.engine.run import Admission, run
 from expertstream.engine.timeline import Timeline
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError, SimulationStuckError
@@ -195,6 +195,23 @@ def test_a_dispatcher_decides_when_a_group_completes_or_a_channel_runs_dry_and_i
     timeline = run(work, full_network(1), dispatcher, decision_ps=1000)
     assert rows(timeline, LOAD) == [(1000, 1_001_000), (1_002_100, 2_002_100)]
     assert 1_001_100 in dispatcher.seen
+
+
+def test_a_dispatcher_may_say_how_long_each_decision_took() -> None:
+    class Both:
+        def __init__(self) -> None:
+            self.left = [Admission(0, 500), 1]
+
+        def decide(self, view):  # type: ignore[no-untyped-def]
+            left, self.left = self.left, []
+            return left
+
+    work = Work()
+    for _ in range(2):
+        work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]], channel=0, compute_ps=100)
+    timeline = run(work, full_network(1), Both(), decision_ps=1000)
+    assert rows(timeline, LOAD) == [(500, 1_000_500), (1_000_500, 2_000_500)]
+    assert rows(timeline, COMPUTE)[0][0] == 1_000_500
 
 
 def test_no_work_takes_no_time() -> None:

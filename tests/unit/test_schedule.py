@@ -38,7 +38,8 @@ def test_both_orders_hold_every_activated_expert_once(counts: list[int]) -> None
 
 
 def test_the_layer_scheduler_frees_dies_when_their_last_expert_completes() -> None:
-    scheduler = SoftwareScheduler([0, 1, 2, 3], [0b0011, 0b0010, 0b0110, 0b1000], dies=4)
+    scheduler = SoftwareScheduler("id", dies=4, experts=4)
+    scheduler.begin([1, 1, 1, 1], [0b0011, 0b0010, 0b0110, 0b1000])
     assert scheduler.decide(room=0) == Decision(0, True, 0)
     assert scheduler.idle == 0b1100
     assert scheduler.decide(room=0) == Decision(2, True, 2)
@@ -53,6 +54,24 @@ def test_the_layer_scheduler_frees_dies_when_their_last_expert_completes() -> No
         scheduler.complete(1)
     with pytest.raises(WorkloadError, match="every expert of the layer has started"):
         scheduler.decide(room=0)
+
+
+def test_the_cycles_of_a_layer_of_128_experts() -> None:
+    scheduler = SoftwareScheduler("paired", dies=4, experts=128)
+    scheduler.begin([1] * 128, [1] * 128)
+    assert scheduler.cycles == 128 + 1 + 28 + 128 + 2  # push, start, 28 stages, list
+    scheduler.decide(room=0)
+    assert scheduler.cycles == 287 + 5
+    scheduler.complete(0)
+    scheduler.decide(room=0)
+    assert scheduler.cycles == 292 + 1 + 1 + 5  # the completion, and the cycle in which its dies become idle
+
+
+def test_a_layer_begins_when_the_one_before_has_completed() -> None:
+    scheduler = SoftwareScheduler("id", dies=4, experts=4)
+    scheduler.begin([0, 1, 0, 0], [0, 1, 0, 0])
+    with pytest.raises(WorkloadError, match=r"a layer begins, but experts \[1\] have not completed"):
+        scheduler.begin([1, 1, 1, 1], [1, 1, 1, 1])
 
 
 def test_the_entry_die_is_the_lowest_that_fits() -> None:

@@ -50,7 +50,7 @@ def compare_command(
     order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
-    decision_time: inputs.DecisionOption = "0 ns",
+    decision_time: inputs.DecisionOption = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. [ep, or the first]")
     ] = None,

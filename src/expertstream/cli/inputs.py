@@ -12,8 +12,9 @@ from expertstream.documents import config_text
 from expertstream.documents import load_model as load_model
 from expertstream.documents import load_package as load_package
 from expertstream.documents import load_technology as load_technology
-from expertstream.errors import ConfigError, TraceError
+from expertstream.errors import ConfigError, TraceError, nearest
 from expertstream.model import MoEModel
+from expertstream.schedule import OrderName
 from expertstream.strategy import Options
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
 from expertstream.units import parse_time_ps
@@ -51,7 +52,12 @@ RedispatchOption = Annotated[
 ]
 OrderOption = Annotated[str, typer.Option("--order", help="Order of the experts under ep and tp: id or paired.")]
 DecisionOption = Annotated[
-    str, typer.Option("--decision-time", metavar="TIME", help="Time of one scheduling decision, such as '80 ns'.")
+    str | None,
+    typer.Option(
+        "--decision-time",
+        metavar="TIME",
+        help="Time of one scheduling decision, such as '80 ns'. Without: the cycles of the scheduler in hardware.",
+    ),
 ]
 TechnologyOption = Annotated[
     str,
@@ -113,16 +119,16 @@ def routing_label(source: str, synthetic: bool) -> str:
 
 
 def options_of(
-    micro_slices: int | None, placement: str, order: str, decision_time: str, rings: int, redispatch: bool
+    micro_slices: int | None, placement: str, order: str, decision_time: str | None, rings: int, redispatch: bool
 ) -> Options:
     """Options of the strategies. Raises ConfigError or WorkloadError."""
     return Options(
         micro_slices=micro_slices,
         placement=placement,
-        order=order,
+        order=cast(OrderName, order),
         rings=rings,
         redispatch=redispatch,
-        decision_ps=parse_time_ps(decision_time),
+        decision_ps=None if decision_time is None else parse_time_ps(decision_time),
     )
 
 
@@ -149,6 +155,13 @@ def numbers(text: str, option: str, *, least: int) -> list[int]:
 def names(text: str) -> list[str]:
     """Names separated by commas, each once."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def one_of(option: str, text: str, allowed: Sequence[str]) -> str:
+    """The text, if it is allowed. Raises ConfigError."""
+    if text not in allowed:
+        raise ConfigError(f"{option} is '{text}'{nearest(text, allowed) or ';'} allowed: {', '.join(allowed)}")
+    return text
 
 
 def _span(values: Sequence[int]) -> str:

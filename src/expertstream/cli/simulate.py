@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from rich.table import Table
 from expertstream.analysis import CAUSES
 from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
+from expertstream.cli.rtl import rtl_schedulers
+from expertstream.errors import ConfigError
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.files import check_writable
 from expertstream.report.perfetto import write_perfetto
@@ -37,7 +40,10 @@ def simulate_command(
     order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
-    decision_time: inputs.DecisionOption = "0 ns",
+    decision_time: inputs.DecisionOption = None,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", help="Who decides under Algorithm 1: software, or rtl (its simulated RTL).")
+    ] = "software",
     technology: inputs.TechnologyOption = DEFAULT_TECHNOLOGY,
     prove: inputs.ProveOption = False,
     perfetto: Annotated[
@@ -54,6 +60,7 @@ def simulate_command(
         if file is not None:
             check_writable(file)
     chosen = get_strategy(strategy)
+    rtl = rtl_schedulers() if inputs.one_of("--scheduler", scheduler, ("software", "rtl")) == "rtl" else None
     moe, chips = inputs.load_model(model), inputs.load_package(package)
     constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
@@ -63,9 +70,15 @@ def simulate_command(
     evaluation, options = in_parts(captured, tokens, options, mix=inputs.as_mix(mix))
     routing = evaluation.iteration(tokens, at, mix=inputs.as_mix(mix))
     announce_compilation()
+    run_options = options if rtl is None else replace(options, scheduler=rtl)
     with progress("simulating"):
         result = simulate(
-            moe, chips, routing, chosen, spread=inputs.as_spread(spread), options=options, technology=constants
+            moe, chips, routing, chosen, spread=inputs.as_spread(spread), options=run_options, technology=constants
+        )
+    if rtl is not None and not rtl.made:
+        raise ConfigError(
+            f"the strategy '{chosen.name}' takes no decisions by Algorithm 1: --scheduler rtl has nothing to decide; "
+            "choose fse-dp, fse-dp-paired or fse-dp-rule5"
         )
     error = None
     if prove:
@@ -78,6 +91,8 @@ def simulate_command(
         "slowdown": result.latency_ps / healthy if healthy else None,
         "links": result.timeline.network.links.tolist(),
         "proof_error": error,
+        "scheduler": scheduler,
+        "rtl_cycles": None if rtl is None else rtl.cycles,
         "perfetto": None if perfetto is None else str(perfetto),
         "html": None if html is None else str(html),
     }
@@ -141,6 +156,8 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
         ["prefetch", values["prefetch"]],
         *(["note", note] for note in values["notes"]),
     ]
+    if values["rtl_cycles"] is not None:
+        rows.append(["scheduler", f"RTL, simulated for {values['rtl_cycles']} cycles"])
     if values["proof_error"] is not None:
         rows.append(["proof", f"equals the dense layer; error {values['proof_error']:.1e} (allowed 1e-10)"])
     return rows

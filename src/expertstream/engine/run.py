@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +43,27 @@ class View:
         """Whether some DDR channel has no load queued."""
         return bool((self._channel_head[:, 0] < 0).any())
 
+    @property
+    def roomy_dies(self) -> int:
+        """Dies whose weight buffer is not full, as a bit mask, bit d for die d."""
+        return sum(1 << die for die, free in enumerate(self.free_bytes[:, 0].tolist()) if free > 0)
+
+
+class Admission(NamedTuple):
+    """A group that starts, and the time that the decision took, ps."""
+
+    group: int
+    decision_ps: int
+
 
 class Dispatcher(Protocol):
     """Decides which groups start, whenever a group completes or a DDR channel has nothing left to load."""
 
-    def decide(self, view: View) -> Iterable[int]:
-        """Return the groups to admit now, in order; each group once in a run. None: nothing for now."""
+    def decide(self, view: View) -> Iterable[int | Admission]:
+        """Return the groups to admit now, in order; each group once in a run. None: nothing for now.
+
+        An ``Admission`` says itself how long its decision took.
+        """
         ...
 
 
@@ -69,7 +84,7 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
 
     Args:
         dispatcher: decides the order in which groups start; default: all at once.
-        decision_ps: time that each decision takes; decisions follow one another.
+        decision_ps: time of a decision for which the dispatcher gives none; decisions follow one another.
 
     Raises:
         BufferTooSmallError: a chunk can never enter one of its stops; names the smallest workable size.
@@ -84,12 +99,13 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     free_at = 0
     while kernel.advance(state.vector) == at.DECIDE:
         ctl[at.K_DECIDE] = 0
-        for group in dispatcher.decide(view):
+        for decided in dispatcher.decide(view):
+            group, took_ps = decided if isinstance(decided, Admission) else (decided, decision_ps)
             if not 0 <= group < work.n_groups:
                 raise WorkloadError(f"the dispatcher admits group {group}; the groups are 0 to {work.n_groups - 1}")
             if state.tables["group_state"][group] != at.WAITING:
                 raise WorkloadError(f"the dispatcher admits group {group} twice; each group once in a run")
-            free_at = max(free_at, int(ctl[at.K_NOW])) + decision_ps
+            free_at = max(free_at, int(ctl[at.K_NOW])) + took_ps
             kernel.admit(state.vector, group, free_at)
             ctl[at.K_DECIDE] = 1
     if np.any(state.tables["chunks"][:, at.C_LEFT] > 0):

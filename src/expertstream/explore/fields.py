@@ -12,8 +12,9 @@ from expertstream.errors import ConfigError, nearest
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Constant, Technology
+from expertstream.schedule import ORDERS
 from expertstream.strategy import get_strategy
-from expertstream.strategy.plan import ORDERS, PLACEMENTS
+from expertstream.strategy.plan import PLACEMENTS
 from expertstream.trace.routing import MIXES
 from expertstream.units import TimePs, format_bandwidth, format_bytes, format_frequency, format_time
 from expertstream.workload import SPREADS
@@ -53,7 +54,12 @@ _QUANTITIES: Final = {
     "decision_time": ("time", format_time, "20 ns"),
     "clock": ("frequency", format_frequency, "800 MHz"),
 }
-_CHOICES: Final = {"mix": MIXES, "spread": SPREADS, "options.placement": (*PLACEMENTS, "best"), "options.order": ORDERS}
+_CHOICES: Final = {
+    "mix": MIXES,
+    "spread": SPREADS,
+    "options.placement": (*PLACEMENTS, "best"),
+    "options.order": tuple(ORDERS),
+}
 
 
 @cache

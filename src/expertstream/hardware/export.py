@@ -8,7 +8,7 @@ from expertstream.hardware.lockstep import Layer, layer_of, random_requests
 from expertstream.hardware.parameters import Parameters
 from expertstream.hardware.scheduler import Scheduler
 from expertstream.hardware.yosys import to_verilog
-from expertstream.schedule import Qos, Slack, SoftwareScheduler, defer, paired_order, pass_done, token_counts
+from expertstream.schedule import Qos, Slack, SoftwareScheduler, defer, pass_done, token_counts
 
 TOP = "expertstream_scheduler"
 
@@ -211,7 +211,8 @@ def _pushes(layer: Layer, p: Parameters, rng: random.Random) -> list[str]:
 
 
 def _decisions(layer: Layer, p: Parameters, rng: random.Random) -> list[str]:
-    twin = SoftwareScheduler(paired_order(layer.counts), layer.trajectories, p.dies)
+    twin = SoftwareScheduler("paired", dies=p.dies, experts=p.experts)
+    twin.begin(layer.counts, layer.trajectories)
     steps = []
     while twin.remaining or twin.running:
         if twin.remaining and (not twin.running or rng.random() < 0.5):

@@ -12,19 +12,12 @@ from amaranth.hdl import Cat
 from amaranth.sim import Simulator
 
 from expertstream.errors import ExpertStreamError
-from expertstream.hardware.matcher import MATCH_CYCLES
-from expertstream.hardware.parameters import CLOCK_HZ, Parameters
-from expertstream.hardware.scheduler import Scheduler, prepare_cycles
-from expertstream.schedule import (
-    Decision,
-    Qos,
-    Slack,
-    SoftwareScheduler,
-    defer,
-    paired_order,
-    pass_done,
-    token_counts,
-)
+from expertstream.hardware.parameters import Parameters
+from expertstream.hardware.scheduler import Scheduler
+from expertstream.schedule import Decision, OrderName, Qos, Slack, SoftwareScheduler, defer, pass_done, token_counts
+from expertstream.schedule.cycles import CLOCK_HZ, MATCH_CYCLES, prepare_cycles
+
+ORDERS: tuple[OrderName, ...] = ("paired", "paired", "id")  # of which each layer takes one
 
 
 class LockStepError(ExpertStreamError):
@@ -141,12 +134,15 @@ class _Bench:
 
     async def layer(self, ctx: Any, layer: Layer) -> None:
         """Push and run a layer; every decision must be that of the software."""
+        p, order = self.dut.parameters, self.rng.choice(ORDERS)
+        ctx.set(self.dut.paired, order == "paired")
         await self.push(ctx, layer)
         await self.pulse(ctx, self.dut.start)
-        order = paired_order(layer.counts)
-        twin = SoftwareScheduler(order, layer.trajectories, self.dut.parameters.dies)
+        twin = SoftwareScheduler(order, dies=p.dies, experts=p.experts)
+        twin.begin(layer.counts, layer.trajectories)
+        todo = len(twin.remaining)
         self.tally.layers += 1
-        if not order:
+        if not todo:
             if not ctx.get(self.dut.done):
                 raise LockStepError("a layer without experts is not done at once")
             await ctx.tick()
@@ -156,8 +152,8 @@ class _Bench:
             await ctx.tick()
             cycles += 1
         self.tally.cycles += cycles
-        if cycles != prepare_cycles(self.dut.parameters, len(order)):
-            raise LockStepError(f"{len(order)} experts took {cycles} cycles to prepare")
+        if cycles != prepare_cycles(p.sorter, p.slots, todo):
+            raise LockStepError(f"{todo} experts took {cycles} cycles to prepare")
         await self._run(ctx, twin, layer)
 
     async def _run(self, ctx: Any, twin: SoftwareScheduler, layer: Layer) -> None:

@@ -9,15 +9,13 @@ from amaranth.lib.wiring import In, Out
 from expertstream.hardware.idle_vector import bit_number, lowest_bit
 from expertstream.hardware.parameters import Parameters
 
-MATCH_CYCLES = 4  # from the cycle that accepts a request to the first cycle with ``valid``
-
 
 class Matcher(wiring.Component):
     """Holds the experts in pair order and picks one for each request.
 
     A request looks at all positions in one cycle (which of the remaining trajectories meet the idle dies), takes the
     first of them in the next, reads its expert in the third and chooses the die in the fourth. Every decision takes
-    ``MATCH_CYCLES``, however many experts are left.
+    ``MATCH_CYCLES`` (schedule/cycles.py), however many experts are left.
 
     Signals (direction, width):
         clear (in, 1): forget all experts.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from expertstream.errors import ConfigError, nearest
-
-SorterKind = Literal["parallel", "stage", "serial"]
-CLOCK_HZ = 800_000_000  # of the paper's dies (section VI-A); the I/O die's clock is not given
+from expertstream.schedule.cycles import DEFAULT_SORTER, SorterKind
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Parameters:
     experts: int = 128
     requests: int = 16
     token_bits: int = 11
-    sorter: SorterKind = "stage"
+    sorter: SorterKind = DEFAULT_SORTER
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,7 +17,7 @@ from expertstream.hardware.expert_table import ExpertTable
 from expertstream.hardware.idle_vector import IdleChipletVector
 from expertstream.hardware.matcher import Matcher
 from expertstream.hardware.parameters import Parameters
-from expertstream.hardware.sorter import SORTERS, sort_cycles
+from expertstream.hardware.sorter import SORTERS
 
 ERROR_PUSH, ERROR_COMPLETION = 1, 2  # bits of ``errors``
 
@@ -34,11 +34,6 @@ def dispatch_layout(parameters: Parameters) -> data.StructLayout:
     return data.StructLayout({"expert": p.expert_bits, "streams": 1, "die": p.die_bits, "trajectory": p.dies})
 
 
-def prepare_cycles(parameters: Parameters, n: int) -> int:
-    """Cycles from ``start`` until the first request is accepted, with ``n`` activated experts."""
-    return 1 + sort_cycles(parameters.sorter, parameters.slots, n) + n + 2
-
-
 class Scheduler(wiring.Component):
     """Algorithms 1 and 2 in hardware, one layer after another.
 
@@ -53,6 +48,8 @@ class Scheduler(wiring.Component):
     Signals (direction, width):
         theta_min (in, token_bits), deferrals, passes, saved (in, 8 each): configuration of Algorithm 2; constant
             while activations or updates are sent. passes is at least 1.
+        paired (in, 1): 1: experts are considered in paired-load order, 0: in the order of their numbers; constant while
+            experts are pushed and from ``start`` until requests are accepted.
         clear (in, 1): forget the pushed experts; only while ``loading``.
         experts (in, stream of expert_layout): experts of the layer, in any order. Those with 0 tokens are ignored.
         start (in, 1): all experts have been pushed; only while ``loading`` and with no activation under way.
@@ -75,6 +72,7 @@ class Scheduler(wiring.Component):
                 "deferrals": In(TIMER_BITS),
                 "passes": In(TIMER_BITS),
                 "saved": In(TIMER_BITS),
+                "paired": In(1),
                 "clear": In(1),
                 "experts": In(stream.Signature(expert_layout(p))),
                 "start": In(1),
@@ -123,9 +121,9 @@ class Scheduler(wiring.Component):
             table.expert.eq(pushed.expert),
             table.trajectory.eq(pushed.trajectory),
             table.tokens.eq(pushed.tokens),
-            # Sorted by tokens, then by the lower number.
-            sorter.key.eq((pushed.tokens << p.expert_bits) | (~pushed.expert)[: p.expert_bits]),
-            sorter.index.eq(Mux(issued[0], count - 1 - half, half)),
+            # Sorted by tokens, then by the lower number; with equal tokens for all, by number. No key is 0.
+            sorter.key.eq(Cat((~pushed.expert)[: p.expert_bits], Mux(self.paired, pushed.tokens, 1))),
+            sorter.index.eq(Mux(self.paired, Mux(issued[0], count - 1 - half, half), issued)),
             table.clear.eq(forget),
             sorter.clear.eq(forget),
             matcher.clear.eq(forget),

@@ -16,24 +16,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from expertstream.errors import ConfigError
-from expertstream.hardware.parameters import SorterKind
-
-
-def stages(slots: int) -> list[tuple[int, int]]:
-    """(k, j) of every stage of the network with ``slots`` inputs."""
-    levels = slots.bit_length() - 1
-    return [(2 << a, 1 << b) for a in range(levels) for b in reversed(range(a + 1))]
-
-
-def sort_cycles(kind: SorterKind, slots: int, n: int) -> int:
-    """Cycles from ``start`` until ``sorted`` is up, for ``n`` pushed keys."""
-    padded = 1 << max(1, (n - 1).bit_length())
-    used = len(stages(padded))
-    if kind == "parallel":
-        return len(stages(slots))
-    if kind == "stage":
-        return used
-    return padded - n + used * (padded // 2 + 1)
+from expertstream.schedule.cycles import SorterKind, stages
 
 
 class Sorter(wiring.Component):

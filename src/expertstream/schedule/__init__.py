@@ -1,16 +1,21 @@
 """The paper's scheduling decisions as pure functions."""
 
 from expertstream.schedule.adaptive import hot_next, tokens_move
-from expertstream.schedule.order import id_order, paired_order
+from expertstream.schedule.cycles import CYCLE_PS
+from expertstream.schedule.order import ORDERS, OrderName, id_order, paired_order
 from expertstream.schedule.placing import place
-from expertstream.schedule.scheduler import Decision, LayerScheduler, SoftwareScheduler
+from expertstream.schedule.scheduler import Decision, LayerScheduler, SchedulerFactory, SoftwareScheduler
 from expertstream.schedule.token_buffering import Qos, Slack, defer, pass_done, token_counts
 from expertstream.schedule.trajectory import load_die, next_expert
 
 __all__ = [
+    "CYCLE_PS",
+    "ORDERS",
     "Decision",
     "LayerScheduler",
+    "OrderName",
     "Qos",
+    "SchedulerFactory",
     "Slack",
     "SoftwareScheduler",
     "defer",

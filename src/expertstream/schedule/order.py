@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+OrderName = Literal["id", "paired"]
 
 
 def id_order(token_counts: Sequence[int]) -> list[int]:
@@ -18,3 +21,6 @@ def paired_order(token_counts: Sequence[int]) -> list[int]:
     ranked = sorted(id_order(token_counts), key=lambda e: (-token_counts[e], e))
     n = len(ranked)
     return [ranked[i // 2] if i % 2 == 0 else ranked[n - 1 - i // 2] for i in range(n)]
+
+
+ORDERS: dict[OrderName, Callable[[Sequence[int]], list[int]]] = {"id": id_order, "paired": paired_order}

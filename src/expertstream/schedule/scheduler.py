@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from expertstream.errors import WorkloadError
+from expertstream.schedule.cycles import COMPLETION_CYCLES, DECISION_CYCLES, END_CYCLES, layer_cycles
+from expertstream.schedule.order import ORDERS, OrderName
 from expertstream.schedule.trajectory import load_die, next_expert
 
 
@@ -24,7 +26,28 @@ class Decision(NamedTuple):
 
 
 class LayerScheduler(Protocol):
-    """Takes the decisions of one layer (of one pass over its tokens)."""
+    """Takes the decisions of one layer after another (of one pass over a layer's tokens after another).
+
+    Attributes:
+        cycles: clock cycles that its hardware has worked so far (``cycles.py``).
+    """
+
+    @property
+    def cycles(self) -> int: ...  # noqa: D102
+
+    def begin(self, counts: Sequence[int], trajectories: Sequence[int]) -> None:
+        """Take the experts of a layer; the one before must have completed.
+
+        Args:
+            counts: tokens of each expert, int [experts].
+            trajectories: T(e) of each expert as a bit mask, bit d for die d; not 0 where ``counts`` is not.
+        """
+        ...
+
+    @property
+    def left(self) -> bool:
+        """Whether some expert of the layer has not started."""
+        ...
 
     def decide(self, room: int) -> Decision:
         """Decide which expert loads next; to be asked only while some are left."""
@@ -35,20 +58,45 @@ class LayerScheduler(Protocol):
         ...
 
 
+class SchedulerFactory(Protocol):
+    """Makes a scheduler for a package and a model."""
+
+    def __call__(self, order: OrderName, *, dies: int, experts: int, tokens: int) -> LayerScheduler:
+        """Make one for so many dies and experts, and layers of up to so many tokens."""
+        ...
+
+
 class SoftwareScheduler:
     """Algorithm 1 of the paper (section V-A).
 
     Args:
-        order: activated experts in the order in which they are considered.
-        trajectories: T(e) of every expert as a bit mask, bit d for die d; not 0 for an expert of ``order``.
-        dies: number of dies.
+        order: in which activated experts are considered.
+        dies: number of dies. experts: of a layer. tokens: of a layer; any number.
     """
 
-    def __init__(self, order: Sequence[int], trajectories: Sequence[int], dies: int) -> None:
-        self.remaining = list(order)
+    def __init__(self, order: OrderName, *, dies: int, experts: int, tokens: int = 0) -> None:
+        self.cycles = 0
+        self.remaining: list[int] = []
         self.running: list[int] = []
-        self._trajectories = trajectories
-        self._all = (1 << dies) - 1
+        self._order, self._experts, self._all = ORDERS[order], experts, (1 << dies) - 1
+        self._trajectories: Sequence[int] = []
+        self._releases = False  # the last completion has not reached the idle vector
+
+    def begin(self, counts: Sequence[int], trajectories: Sequence[int]) -> None:
+        """Take the experts of a layer: int [experts] each, as in ``LayerScheduler``.
+
+        Raises:
+            WorkloadError: experts of the layer before are left or running.
+        """
+        if self.remaining or self.running:
+            raise WorkloadError(f"a layer begins, but experts {self.remaining + self.running} have not completed")
+        self.remaining, self._trajectories = self._order(counts), trajectories
+        self.cycles += layer_cycles(len(self.remaining), self._experts)
+
+    @property
+    def left(self) -> bool:
+        """Whether some expert has not started."""
+        return bool(self.remaining)
 
     @property
     def idle(self) -> int:
@@ -73,6 +121,8 @@ class SoftwareScheduler:
         expert, streams = next_expert(self.remaining, self._trajectories, idle)
         self.remaining.remove(expert)
         self.running.append(expert)
+        self.cycles += DECISION_CYCLES + (COMPLETION_CYCLES if self._releases else 0)
+        self._releases = False
         return Decision(expert, streams, load_die(self._trajectories[expert], idle if streams else 0, room))
 
     def complete(self, expert: int) -> None:
@@ -84,3 +134,5 @@ class SoftwareScheduler:
         if expert not in self.running:
             raise WorkloadError(f"expert {expert} completed, but it is not running; running: {self.running}")
         self.running.remove(expert)
+        self._releases = bool(self.remaining or self.running)
+        self.cycles += COMPLETION_CYCLES if self._releases else COMPLETION_CYCLES + END_CYCLES

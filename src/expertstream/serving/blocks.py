@@ -249,7 +249,7 @@ class Blocks:
 
         plan, network = plan_on(self.package(reserved_bytes), make)
         with blame(self._strategy.plan):  # the dispatcher is the strategy's too
-            timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps)
+            timeline = run(plan.work, network, plan.dispatcher, decision_ps=self.options.decision_ps or 0)
         if self._observe:
             self._observe(kind, layer, plan, timeline, workload)
         timing = _measure(plan, workload, timeline, self._own)

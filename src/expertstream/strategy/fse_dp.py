@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.layout import COMPLETE
-from expertstream.engine.run import Dispatcher, View
+from expertstream.engine.run import Admission, Dispatcher, View
 from expertstream.engine.work import Work
-from expertstream.schedule import id_order, next_expert, paired_order
+from expertstream.schedule import CYCLE_PS, LayerScheduler, OrderName, id_order
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.micro_slices import micro_slices, slot_bytes
 from expertstream.strategy.plan import InOrder, Options, Plan, any_pending
@@ -20,7 +20,6 @@ from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
-Order = Callable[[Sequence[int]], list[int]]
 REDISPATCH_SHARE = 8  # a die keeps 1/8 of its token buffer for tokens that are re-dispatched to it
 
 
@@ -29,67 +28,83 @@ class TrajectoryDispatcher:
 
     A pass over the tokens starts when the one before has completed: weights that wait for the next pass must never
     take the room that the running pass needs to finish.
+
+    Args:
+        prologue: group of the tokens; it starts at once and is no decision.
+        passes: for each pass tokens, trajectory (bit mask of dies) and group of each expert.
+        scheduler: decides. cycle_ps: its clock, if decisions take the cycles that it works; else None.
     """
 
-    def __init__(self, prologue: int, passes: Sequence[tuple[list[int], Sequence[int], Sequence[int]]], dies: int):
+    def __init__(
+        self,
+        prologue: int,
+        passes: Sequence[tuple[list[int], list[int], list[int]]],
+        scheduler: LayerScheduler,
+        cycle_ps: int | None,
+    ) -> None:
         self._prologue = [prologue]
-        self._passes = [(list(order), trajectories, groups) for order, trajectories, groups in passes]
-        self._all = (1 << dies) - 1
-        self._running: list[int] = []  # experts of the first of the passes
+        self._passes = list(passes)
+        self._scheduler, self._cycle_ps = scheduler, cycle_ps
+        self._groups: list[int] = []  # of the pass that runs
+        self._running: list[int] = []
 
-    def decide(self, view: View) -> Iterable[int]:
+    def decide(self, view: View) -> Iterable[int | Admission]:
         """At most one expert at a time: each start is a decision of its own."""
         if self._prologue:
-            first, self._prologue = self._prologue, []
-            return first
-        if not self._passes:
+            return [self._admission(self._prologue.pop(), 0)]
+        before = self._scheduler.cycles
+        completed = [e for e in self._running if view.group_state[self._groups[e]] == COMPLETE]
+        for expert in completed:
+            self._running.remove(expert)
+            self._scheduler.complete(expert)
+        while not self._scheduler.left and not self._running:
+            if not self._passes:
+                return []
+            counts, trajectories, self._groups = self._passes.pop(0)
+            self._scheduler.begin(counts, trajectories)
+        pending = any_pending(view, [self._groups[e] for e in self._running])
+        if not self._scheduler.left or not view.dry_channel or pending:
             return []
-        order, trajectories, groups = self._passes[0]
-        self._running = [e for e in self._running if view.group_state[groups[e]] != COMPLETE]
-        if not order and not self._running:
-            self._passes.pop(0)
-            return self.decide(view)
-        if not order or not view.dry_channel or any_pending(view, [groups[e] for e in self._running]):
-            return []
-        busy = 0
-        for e in self._running:
-            busy |= trajectories[e]
-        expert, _ = next_expert(order, trajectories, self._all & ~busy)
-        order.remove(expert)
+        # The entry die is not used: an expert's micro-slices are striped over all channels.
+        expert, _, _ = self._scheduler.decide(view.roomy_dies)
         self._running.append(expert)
-        return [groups[expert]]
+        return [self._admission(self._groups[expert], self._scheduler.cycles - before)]
+
+    def _admission(self, group: int, cycles: int) -> int | Admission:
+        return group if self._cycle_ps is None else Admission(group, cycles * self._cycle_ps)
 
 
-def plan_flow(workload: LayerWorkload, options: Options, order: Order, *, roomiest: bool = False) -> Plan:
+def plan_flow(workload: LayerWorkload, options: Options, order: OrderName, *, roomiest: bool = False) -> Plan:
     """Micro-slice flow, rules 1 to 4, with Algorithm 1 over the experts in ``order``."""
     parts, why = micro_slices(workload, options.micro_slices)
     rings = workload.topology.rings[: options.rings]
     flow = Flow(rings, roomiest=roomiest)
     notes = (f"{parts} micro-slices per expert and die: {why}", f"{len(rings)} ring(s)")
+    dies, experts = workload.package.n_dies, workload.columns.size
 
     def dispatcher(resident: int, load: Ints, groups: Ints) -> Dispatcher:
-        passes = []
-        for p in range(load.shape[0]):
-            masks = (load[p] > 0) @ (1 << np.arange(workload.package.n_dies, dtype=object))
-            passes.append((order(load[p].sum(axis=1).tolist()), masks.tolist(), groups[p].tolist()))
-        return TrajectoryDispatcher(resident, passes, workload.package.n_dies)
+        counts = load.sum(axis=2)
+        masks = (load > 0) @ (1 << np.arange(dies, dtype=object))
+        passes = list(zip(counts.tolist(), masks.tolist(), groups.tolist(), strict=True))
+        scheduler = options.scheduler(order, dies=dies, experts=experts, tokens=workload.n_tokens)
+        return TrajectoryDispatcher(resident, passes, scheduler, CYCLE_PS if options.decision_ps is None else None)
 
-    return _plan(workload, options, parts * workload.package.n_dies, flow, dispatcher, notes)
+    return _plan(workload, options, parts * dies, flow, dispatcher, notes)
 
 
 def plan_id_order(workload: LayerWorkload, options: Options) -> Plan:
     """A2: experts in id order."""
-    return plan_flow(workload, options, id_order)
+    return plan_flow(workload, options, "id")
 
 
 def plan_paired(workload: LayerWorkload, options: Options) -> Plan:
     """A3: experts in paired-load order."""
-    return plan_flow(workload, options, paired_order)
+    return plan_flow(workload, options, "paired")
 
 
 def plan_rule5(workload: LayerWorkload, options: Options) -> Plan:
     """A4: paired load, and each micro-slice is given to the die with the most free storage among those it visits."""
-    return plan_flow(workload, options, paired_order, roomiest=True)
+    return plan_flow(workload, options, "paired", roomiest=True)
 
 
 def plan_naive(workload: LayerWorkload, options: Options) -> Plan:

@@ -13,12 +13,11 @@ from expertstream.engine.layout import ADMITTED, COMPLETE
 from expertstream.engine.run import Dispatcher, View
 from expertstream.engine.work import Work
 from expertstream.errors import WorkloadError
-from expertstream.schedule import id_order, paired_order
+from expertstream.schedule import ORDERS, OrderName, SchedulerFactory, SoftwareScheduler
 from expertstream.trace import RoutingTrace
 
 Ints = NDArray[np.int64]
 PLACEMENTS = ("contiguous", "round-robin", "balanced")
-ORDERS = ("id", "paired")
 
 
 @dataclass(frozen=True)
@@ -33,16 +32,19 @@ class Options:
         rings: logical rings that FSE-DP's micro-slices take in turn: 1 one ring in one direction, 2 in both, 4 also the
             ring along the columns of the mesh in both.
         redispatch: FSE-DP first re-dispatches tokens, so that each die has about the same number of every expert.
-        decision_ps: time that one scheduling decision takes.
+        decision_ps: time that one scheduling decision takes; None: the cycles of the hardware scheduler
+            (schedule/cycles.py) where Algorithm 1 decides, no time where the order is fixed when the layer starts.
+        scheduler: takes the decisions of Algorithm 1.
         training: the part of a trace on which placements are fitted; never the part that is simulated.
     """
 
     micro_slices: int | None = None
     placement: str = "best"
-    order: str = "id"
+    order: OrderName = "id"
     rings: int = 4
     redispatch: bool = False
-    decision_ps: int = 0
+    decision_ps: int | None = None
+    scheduler: SchedulerFactory = SoftwareScheduler
     training: RoutingTrace | None = None
 
     def __post_init__(self) -> None:
@@ -55,8 +57,8 @@ class Options:
             raise WorkloadError(f"order is '{self.order}'; allowed: {', '.join(ORDERS)}")
         if self.rings not in (1, 2, 4):
             raise WorkloadError(f"rings is {self.rings}; allowed: 1, 2, 4")
-        if self.decision_ps < 0:
-            raise WorkloadError(f"decision_ps is {self.decision_ps}; it must not be negative")
+        if self.decision_ps is not None and self.decision_ps < 0:
+            raise WorkloadError(f"decision_ps is {self.decision_ps}; it must not be negative (or left out)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,7 @@ def any_pending(view: View, groups: Sequence[int]) -> bool:
 
 def in_order(token_counts: Sequence[int], options: Options) -> list[int]:
     """Activated experts in the order that the options ask for."""
-    return (paired_order if options.order == "paired" else id_order)(token_counts)
+    return ORDERS[options.order](token_counts)
 
 
 def cut(columns: int, parts: int) -> Ints:
