@@ -3,7 +3,7 @@
 Usage: python benchmarks/explore.py [points]
 
 Points: a Qwen3-30B-A3B layer at 64 tokens on the 2x2 test chip, DDR bandwidth and weight buffer varied. "bare" is a
-loop over ``simulate(...).metrics`` in one process, measured before and after. Executors are run at two sizes: the
+loop over ``simulate(...).metrics`` in one process, and in as many as there are workers, measured before and after. Executors are run at two sizes: the
 difference is the cost of a point, the rest that of starting (imports, compiled code from the cache). Times are of the
 processor, user and system, all processes together, so that other load on the machine matters little.
 """
@@ -54,6 +54,12 @@ def bare(points: int) -> float:
     return 1000 * (time.process_time() - began) / points
 
 
+def together(points: int) -> float:
+    """Milliseconds a point of as many loops as there are workers, side by side: they share caches and memory."""
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        return sum(pool.map(bare, [points // WORKERS] * WORKERS, chunksize=1)) / WORKERS
+
+
 def swept(kind: str, points: int) -> tuple[float, float]:
     """Milliseconds of this process and of its workers for a sweep."""
     executor = make_executor(kind, workers=None if kind == "serial" else WORKERS)
@@ -73,19 +79,20 @@ def _used(who: int) -> float:
 def main() -> None:
     points = int(sys.argv[1]) if len(sys.argv) > 1 else 800
     few = max(points // 4, 50)
-    before = bare(points)
+    before = bare(points), together(points)
     found = {}
     for kind in ("serial", "processes", "dask"):
         own_few, workers_few = swept(kind, few)
         own, workers = swept(kind, points)
         own, workers = (own - own_few) / (points - few), (workers - workers_few) / (points - few)
         found[kind] = own, own + workers, own_few + workers_few - few * (own + workers)
-    reference = (before + bare(points)) / 2
-    print(f"bare loop   {reference:.2f} ms a point")
+    alone, beside = (before[0] + bare(points)) / 2, (before[1] + together(points)) / 2
+    print(f"bare loop   {alone:.2f} ms a point; {beside:.2f} where {WORKERS} run beside each other")
     for kind, (own, each, start) in found.items():
+        rate = 100 * (alone if kind == "serial" else beside) / each
         print(
-            f"{kind:<11} {each:.2f} ms a point, {100 * reference / each:.0f} % of the bare loop's rate; "
-            f"{start / 1000:.1f} s to start; {each / 3.6:.2f} core hours a million points"
+            f"{kind:<11} {each:.2f} ms a point, {rate:.0f} % of the bare loop's rate; {start / 1000:.1f} s to start; "
+            f"{each / 3.6:.2f} core hours a million points"
             + ("" if kind == "serial" else f"; {100 * own / each:.1f} % to hand out, collect and store")
         )
 

@@ -36,7 +36,7 @@ def _open(optuna: Any, file: Path, directions: list[str]) -> Any:
 
 
 class _Journal:
-    """Optuna's journal file without its lock, which a killed process would leave behind, and without its fsync per line.
+    """Optuna's journal file without its lock, which a killed process would leave behind, or its fsync per line.
 
     Lines reach the system at once, so that kill -9 loses none; those that a loss of power takes come again from rows.
     """
