@@ -3,9 +3,10 @@
 Usage: python benchmarks/explore.py [points]
 
 Points: a Qwen3-30B-A3B layer at 64 tokens on the 2x2 test chip, DDR bandwidth and weight buffer varied. "bare" is a
-loop over ``simulate(...).metrics`` in one process, and in as many as there are workers, measured before and after. Executors are run at two sizes: the
-difference is the cost of a point, the rest that of starting (imports, compiled code from the cache). Times are of the
-processor, user and system, all processes together, so that other load on the machine matters little.
+loop over ``simulate(...).metrics``, in one process and in as many as there are workers, measured before and after.
+Executors are run at two sizes: the difference is the cost of a point, the rest that of starting (imports, compiled code
+from the cache). Times are of the processor, user and system, all processes together, so that other load on the machine
+matters little.
 """
 
 from __future__ import annotations
