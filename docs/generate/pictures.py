@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from docs.generate import runs, sketches
 from docs.generate.results import PACKAGE, synthetic
 from expertstream.explore import SweepSpec, load_search, load_sweep, make_executor, search, sweep
 from expertstream.explore.pictures import draw_pictures
@@ -48,4 +49,10 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "comparison.png": _comparison,
     "design-space.png": _design_space,
     "trade-offs.png": _trade_offs,
+    "pictures/ring-and-flow.svg": runs.ring_and_flow,
+    "pictures/bounds.svg": runs.bounds,
+    "pictures/paired-load.svg": runs.paired_load,
+    "pictures/rules.svg": sketches.rules,
+    "pictures/token-buffering.svg": sketches.token_buffering,
+    "pictures/admission.svg": sketches.admission,
 }
