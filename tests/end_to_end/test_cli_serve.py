@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,50 @@ def test_an_interrupted_run_ends_with_the_same_bytes(capsys: pytest.CaptureFixtu
     assert run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--resume", "--no-reuse", "--json"]) == 0
     assert capsys.readouterr().out == whole
     assert json.loads(whole)["deferrals"] > 0
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from expertstream.cli.main import run
+
+whole, writes = Path.write_text, 0
+
+def write_text(self, text, **more):
+    global writes
+    writes += "c.json" in self.name
+    if writes == 3:  # in the middle of the third checkpoint
+        whole(self, text[: len(text) // 2], **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, text, **more)
+
+Path.write_text = write_text
+run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--every", "4"])
+"""
+
+
+def test_killed_in_the_middle_of_a_checkpoint_it_goes_on_from_the_one_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["serve-sim", "run.yaml", "--json"]) == 0
+    whole = capsys.readouterr().out
+    killed = subprocess.run([sys.executable, "-c", KILLED], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert json.loads(Path("c.json").read_text())["tally"]["iterations"] == 8
+    assert run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--resume", "--json"]) == 0
+    assert capsys.readouterr().out == whole
+
+
+def test_reports_in_files(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--html", "run.html", "--perfetto", "it.json", "--perfetto-iteration", "2"]
+    assert run(["serve-sim", "run.yaml", "--iterations", "3", *files]) == 0
+    _, err = capsys.readouterr()
+    assert "wrote run.html (open it in a browser)" in err
+    assert "wrote it.json (open it at https://ui.perfetto.dev)" in err
+    assert "<h2 id=" in Path("run.html").read_text()
+    assert json.loads(Path("it.json").read_text())["otherData"]["iteration"] == 2
+    assert run(["serve-sim", "run.yaml", "--html", "none/run.html"]) == 2
+    assert "there is no folder 'none'" in capsys.readouterr().err
 
 
 def test_zero_slack_is_no_buffering_byte_for_byte(capsys: pytest.CaptureFixture[str]) -> None:

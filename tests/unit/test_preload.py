@@ -19,7 +19,7 @@ from expertstream.serving.preload import Preloads, measure_tail, own_channels
 from expertstream.strategy import Options, Plan, get_strategy
 from expertstream.trace import synthesize
 from expertstream.workload import LayerWorkload
-from tests.serving import serving, tiny_scenario
+from tests.serving import serving, tiny_package, tiny_scenario
 
 MODEL = MoEModel.one_layer(
     d_model=512,
@@ -150,3 +150,11 @@ def test_overlap_is_off_by_a_key_and_never_slower_here() -> None:
     assert slow["preloaded_bytes"] == 0 < quick["preloaded_bytes"]
     assert quick["busy_ps"] < slow["busy_ps"]
     assert quick["requests"] == slow["requests"]
+
+
+def test_nothing_is_loaded_ahead_where_dies_store_and_forward() -> None:
+    chips = tiny_package()
+    chips = chips.model_copy(update={"d2d": chips.d2d.model_copy(update={"switching": "store-and-forward"})})
+    report = serving(tiny_scenario(strategy="ep"), package=chips).run()
+    assert report["requests"]["completed"] == 12
+    assert report["preloaded_bytes"] == 0

@@ -285,6 +285,15 @@ def _lengths() -> tuple[Lengths, Lengths]:
     return Lengths("uniform", 6, 1.0, 32768), Lengths("uniform", 4, 1.0, 32768)
 
 
+def test_options_of_the_strategy_reach_it() -> None:
+    keys = {"order": "paired", "rings": 2, "redispatch": True, "decision_time": "80 ns", "micro_slices": 3}
+    options = serving(tiny_scenario(**keys)).blocks.options
+    assert (options.order, options.rings, options.redispatch) == ("paired", 2, True)
+    assert (options.decision_ps, options.micro_slices) == (80_000, 3)
+    quick, slow = (serving(tiny_scenario(decision_time=t)).run()["busy_ps"] for t in ("0 ns", "1 us"))
+    assert slow > quick
+
+
 def test_reuse_changes_no_result() -> None:
     scenario = tiny_scenario(buffering={"slack_percent": 30, "theta_min": 3})
     with_reuse, without = serving(scenario), serving(scenario, reuse=False)

@@ -25,7 +25,8 @@ LOAD: Final = (
     "used.",
     f"{ITERATIONS} iterations under each of {SEEDS} seeds. Requests join, run and are deferred at every layer, but "
     f"experts are simulated at every {EVERY}th MoE layer only, and those after it take the same time. With --full: 100 "
-    "iterations, every layer, all seeds. A request's routing is that of one of 32 generated requests of 96 tokens.",
+    "iterations, every layer, all seeds. A request's routing is that of one of 24 generated requests of 64 "
+    "tokens; 24 others train the placements of EP (balanced) and Hydra, which stay the same in all iterations.",
     "Attention (head-parallel, key-value cache from DDR), router and output head are included under every strategy.",
 )
 
@@ -33,7 +34,8 @@ LOAD: Final = (
 PAIRED: Final = "fse-dp-paired"
 SLACKS: Final = (0, 10, 20, 30)
 CURVES: Final[dict[str, dict[str, object]]] = {
-    **{name: {"strategy": name} for name in ("ep", "hydra")},
+    "ep": {"strategy": "ep", "placement": "balanced"},
+    "hydra": {"strategy": "hydra"},
     **{f"{PAIRED}, {slack} %": {"strategy": PAIRED, "slack": slack} for slack in SLACKS},
     f"{PAIRED}, 20 %, refilled": {"strategy": PAIRED, "slack": 20, "refill": True},
 }
@@ -56,15 +58,17 @@ def iteration_points(setting: Setting, models: tuple[str, ...], tokens: tuple[in
 
 
 @lru_cache(maxsize=4)
-def _routing(model: str, seed: int) -> RoutingTrace:
-    return _parts({"model": model, "seed": seed, "tokens": 1, "strategy": "ep", "iterations": 1}).routing()
+def _routing(model: str, seed: int) -> tuple[RoutingTrace, RoutingTrace]:
+    """The parts that train placements and that are served, the same under every strategy."""
+    return _parts({"model": model, "seed": seed, "tokens": 1, "strategy": "ep", "iterations": 1}).routing().split()
 
 
 def _parts(point: Point) -> Parts:
     values: dict[str, Any] = {
         "model": point["model"],
         "strategy": point["strategy"],
-        "synthetic": {"requests": 32, "tokens": 96, "seed": point["seed"]},
+        "placement": point.get("placement", "round-robin"),
+        "synthetic": {"requests": 48, "tokens": 64, "seed": point["seed"]},
         "requests": {
             "arrivals": "closed-loop",
             "clients": point["tokens"],
@@ -88,13 +92,14 @@ def iterations_row(point: Point) -> Row:
     """Throughput and where the time goes, of whole iterations.
 
     A point has model, tokens, seed, strategy, iterations, ``every`` (of how many MoE layers one is simulated), and
-    optionally ``slack`` in percent, ``refill`` (as in a scenario) and ``package``.
+    optionally ``slack`` in percent, ``refill``, ``placement`` (as in a scenario) and ``package``.
 
     Raises:
         WorkloadError: a block cannot run on the package.
     """
-    routing = _routing(point["model"], point["seed"])
-    report = Serving(_parts(point), routing=routing, experts_every=point["every"]).run()
+    training, routing = _routing(point["model"], point["seed"])
+    serving = Serving(_parts(point), routing=routing, training=training, experts_every=point["every"])
+    report = serving.run()
     return {
         "tokens_per_s": report["tokens_per_s"],
         "iteration_ps": report["iteration_ps"]["mean"],

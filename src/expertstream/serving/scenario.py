@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from expertstream.config import misfit
 from expertstream.schedule import Slack
 from expertstream.serving.requests import Lengths
-from expertstream.strategy import DEFAULT
+from expertstream.strategy import DEFAULT, Options
+from expertstream.trace import RoutingTrace
 from expertstream.units import ByteSize, TimePs
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -97,7 +98,8 @@ class Scenario(BaseModel):
     """A serving run.
 
     Attributes:
-        model, package: presets or files. placement: home dies of EP's experts.
+        model, package: presets or files.
+        micro_slices, placement, order, rings, redispatch, decision_time: as in ``strategy.Options``.
         trace: a routing trace to replay; None: ``synthetic`` routing.
         tokens_per_iteration: the budget. max_requests: that run at a time. kv_capacity: DDR for keys and values.
         iterations: where to stop at the latest. output_head: whether the output head is run for sampled tokens.
@@ -112,6 +114,10 @@ class Scenario(BaseModel):
     strategy: str = DEFAULT
     micro_slices: int | None = Field(default=None, ge=1)
     placement: Literal["contiguous", "round-robin", "balanced"] = "round-robin"
+    order: Literal["id", "paired"] = "id"
+    rings: Literal[1, 2, 4] = 4
+    redispatch: bool = False
+    decision_ps: TimePs | None = Field(alias="decision_time", default=None)
     trace: Path | None = None
     synthetic: SyntheticSpec = SyntheticSpec()
     requests: ArrivalSpec
@@ -124,6 +130,18 @@ class Scenario(BaseModel):
     buffering: BufferingSpec | None = None
     qos: QosSpec = QosSpec()
     technology: str = "5nm"
+
+    def options(self, training: RoutingTrace | None) -> Options:
+        """What the strategy gets; ``training``: the part of the routing that placements are fitted on."""
+        return Options(
+            micro_slices=self.micro_slices,
+            placement=self.placement,
+            order=self.order,
+            rings=self.rings,
+            redispatch=self.redispatch,
+            decision_ps=self.decision_ps,
+            training=training,
+        )
 
     @model_validator(mode="after")
     def _ends(self) -> Scenario:

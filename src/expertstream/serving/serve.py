@@ -26,7 +26,7 @@ from expertstream.serving.requests import ClosedLoop, Source, Stream, poisson
 from expertstream.serving.routing import Replay
 from expertstream.serving.scenario import ArrivalSpec, Scenario
 from expertstream.serving.server import STATE, Limits, Server
-from expertstream.strategy import Options, get_strategy
+from expertstream.strategy import get_strategy
 from expertstream.trace import RoutingTrace, synthesize
 
 Progress = Callable[[int, int, str], None]
@@ -71,6 +71,8 @@ class Serving:
     """A scenario that runs.
 
     Args:
+        routing: what is replayed; None: what the scenario says. training: what placements are fitted on; None: half of
+            the routing, if they are.
         reuse: simulate equal blocks once; changes no result. experts_every: see ``Iteration``.
         observe: called with every block that is run. witness: called with the passes of every block.
 
@@ -84,6 +86,7 @@ class Serving:
         parts: Parts,
         *,
         routing: RoutingTrace | None = None,
+        training: RoutingTrace | None = None,
         reuse: bool = True,
         experts_every: int = 1,
         observe: Observer | None = None,
@@ -93,10 +96,10 @@ class Serving:
         package = surviving(parts.package)
         self.parts = parts
         routing = parts.routing() if routing is None else routing
-        training = None
-        if get_strategy(scenario.strategy).fitted or scenario.placement == "balanced":  # on tokens that are not served
+        fitted = get_strategy(scenario.strategy).fitted or scenario.placement == "balanced"
+        if fitted and training is None:  # on tokens that are not served
             training, routing = routing.split()
-        options = Options(micro_slices=scenario.micro_slices, placement=scenario.placement, training=training)
+        options = scenario.options(training)
         self.blocks = Blocks(
             model, parts.package, scenario.strategy, options, reuse=reuse, overlap=scenario.overlap, observe=observe
         )
