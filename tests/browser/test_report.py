@@ -283,6 +283,21 @@ def test_comparison(open_page: Open, comparison: Comparison) -> None:
         assert shown.locator("canvas").first.evaluate("(canvas) => canvas.width") > 300
 
 
+@pytest.mark.parametrize("width", [360, 1200])
+def test_no_bar_covers_its_number(open_page: Open, comparison: Comparison, width: int) -> None:
+    page = open_page(comparison)
+    page.set_viewport_size({"width": width, "height": 800})
+    room = page.evaluate(
+        """() => [...document.querySelectorAll(".bar-cell")].map((cell) => {
+          const number = document.createRange();
+          number.selectNode(cell.lastChild);
+          return number.getBoundingClientRect().left - cell.firstChild.getBoundingClientRect().right;
+        })"""
+    )
+    assert len(room) == len(comparison.by_tokens())
+    assert min(room) > 0
+
+
 def test_names_cannot_do_anything(open_page: Open) -> None:
     evil = "</script><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>&amp;"
     model = MoEModel.one_layer(d_model=64, d_ffn=64, n_experts=4, top_k=1).model_copy(update={"name": evil})

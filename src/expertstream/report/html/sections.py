@@ -125,7 +125,9 @@ lower bound.</caption>
 def _gap(gap: float | None, widest: float) -> str:
     if gap is None:
         return "–"
-    return f'<td class="bar-cell"><span class="bar" style="width:{62 * (gap - 1) / widest:.1f}%"></span>{gap:.3f}</td>'
+    # the number keeps its room, however long the bar
+    width = f"calc((100% - 4.5rem) * {(gap - 1) / widest:.4f})"
+    return f'<td class="bar-cell"><span class="bar" style="width:{width}"></span>{gap:.3f}</td>'
 
 
 def run_picker(runs: Sequence[Result], shown: int, tokens: int, layer: int, left_out: Sequence[str]) -> str:
