@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import matplotlib.image
@@ -38,6 +39,12 @@ def test_a_picture_is_up_to_date(name: str, tmp_path: Path) -> None:
 def test_every_picture_is_shown() -> None:
     text = "".join(page.read_text() for page in pages())
     assert [name for name in PICTURES if name not in text] == []
+
+
+def test_no_part_within_a_sentence_begins_a_line() -> None:
+    """Markdown would take the comment for a block of its own and break the paragraph."""
+    breaking = r"^[ \t]*<!-- generated (?:slowly )?by: .+? -->(?=.)"
+    assert [page.name for page in pages() if re.search(breaking, page.read_text(), re.MULTILINE)] == []
 
 
 def test_parts_are_replaced_in_lines_and_in_fences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
