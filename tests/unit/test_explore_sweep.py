@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -118,7 +119,7 @@ def test_a_damaged_file_of_rows_is_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "out/results.parquet").read_bytes() == whole
 
 
-def test_results_of_another_specification_are_refused(tmp_path: Path) -> None:
+def test_results_of_another_specification_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(spec(), tmp_path / "out", Serial())
     with pytest.raises(ConfigError) as caught:
         sweep(spec(fields={"tokens": [4]}), tmp_path / "out", Serial())
@@ -126,6 +127,10 @@ def test_results_of_another_specification_are_refused(tmp_path: Path) -> None:
         f"'{tmp_path / 'out'}' holds results of another specification (it differs in: fields); give another --output, "
         "or delete the folder"
     )
+    monkeypatch.setattr(sys.modules["expertstream.explore.sweep"], "version", lambda _: "9.9")
+    with pytest.raises(ConfigError, match=r"\(it differs in: fields, version\)"):
+        sweep(spec(fields={"tokens": [4]}), tmp_path / "out", Serial())
+    monkeypatch.undo()
     document = json.loads((tmp_path / "out/spec.json").read_text())
     (tmp_path / "out/spec.json").write_text(json.dumps(document | {"digest": "0"}))
     with pytest.raises(ConfigError, match="a model, package or trace has changed"):
