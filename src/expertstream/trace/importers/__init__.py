@@ -30,6 +30,7 @@ class Imported:
     """What an import found.
 
     Attributes:
+        trace: the routing; where it was drawn it is called synthetic.
         format: a name of FORMATS. counts_only: the files hold counts, and the trace is drawn from them (synthetic).
         notes: what was left out or assumed, for people.
     """
