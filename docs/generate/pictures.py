@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from docs.generate import runs, sketches
+from docs.generate import hardware, runs, sketches
 from docs.generate.results import PACKAGE, synthetic
 from expertstream.explore import SweepSpec, load_search, load_sweep, make_executor, search, sweep
 from expertstream.explore.pictures import draw_pictures
@@ -55,4 +55,5 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "pictures/rules.svg": sketches.rules,
     "pictures/token-buffering.svg": sketches.token_buffering,
     "pictures/admission.svg": sketches.admission,
+    "pictures/scheduler.svg": hardware.draw_units,
 }

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
+from expertstream.cli.app import app
 from expertstream.cli.main import run
 from expertstream.model import MoEModel
 from expertstream.package import Package
@@ -55,17 +57,15 @@ d2d:
 channels:
   - {dies: [0], bandwidth: 25.6 GB/s}
 """
-COMMANDS = [
-    ["compare"],
-    ["simulate"],
-    ["demo"],
-    ["doctor"],
-    ["trace", "import"],
-    ["trace", "inspect"],
-    ["trace", "synthesize"],
-    ["model", "show"],
-    ["package", "show"],
-]
+
+
+def _commands(command: Any, name: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command of a group, groups within it included."""
+    below = getattr(command, "commands", {})
+    return [c for key, one in below.items() for c in _commands(one, (*name, key))] if below else [name]
+
+
+COMMANDS = _commands(get_command(app))
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +296,7 @@ def test_demo_writes_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*command, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"Example: expertstream {' '.join(command)}" in out
@@ -364,9 +364,6 @@ BAD = {
         "cannot write '.': it is a folder; give the name of a file",
     ),
     "trace name": (["trace", "synthesize", "{model}", "-o", "t.txt"], "it must end in .parquet"),
-    "import nothing": (["trace", "import", "none.json"], "there is no file 'none.json'"),
-    "import what is none": (["trace", "import", "config.json"], "'config.json' (json) is in no known format; known:"),
-    "import to another name": (["trace", "import", "config.json", "-o", "t.npz"], "it must end in .parquet"),
     "no requests": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "0"], "requests is 0"),
     "seed": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--seed", "-1"], "--seed is -1"),
     "long trace": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "9999999"], "ask for fewer"),
@@ -454,23 +451,6 @@ def test_out_of_memory(small: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("expertstream.cli.compare.compare", exhausted)
     assert run(["compare", small, "-n", "4"]) == 2
     assert "error: not enough memory for this" in capsys.readouterr().err
-
-
-def test_import_says_what_it_found(small: str, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [f"{t},{layer},{e}" for t in range(6) for layer in (0, 1) for e in (t % 7, 7)]
-    Path("experts.csv").write_text("token,layer,expert\n" + "\n".join(rows))
-    assert run(["trace", "import", "experts.csv"]) == 0
-    out = capsys.readouterr()
-    assert "llama-csv: llama.cpp-style CSV" in out.out
-    assert "the largest id plus one" in out.out
-    assert "nothing was written; give --output FILE.parquet to write the trace" in out.err
-    assert run(["trace", "import", "experts.csv", "--model", small, "-o", "t.parquet", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["format"], found["n_tokens"], found["n_experts"], found["notes"]) == ("llama-csv", 6, 8, [])
-    assert run(["simulate", small, "--trace", "t.parquet", "-n", "4", "--layer", "1"]) == 0
-    Path("w.json").write_text("[[3, 1, 2, 2, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 3]]")
-    assert run(["trace", "import", "w.json", "--top-k", "2", "--tokens", "50", "-o", "w.parquet"]) == 0
-    assert "wrote w.parquet: SYNTHETIC, 50 tokens" in capsys.readouterr().out
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from expertstream.cli.model import model_app
 from expertstream.cli.package import package_app
 from expertstream.cli.plot import plot_command
 from expertstream.cli.reproduce import reproduce_command
+from expertstream.cli.rtl import rtl_app
 from expertstream.cli.serve import serve_command
 from expertstream.cli.simulate import simulate_command
 from expertstream.cli.trace import trace_app
@@ -39,6 +40,7 @@ app.command("reproduce")(reproduce_command)
 app.add_typer(trace_app, name="trace")
 app.add_typer(model_app, name="model")
 app.add_typer(package_app, name="package")
+app.add_typer(rtl_app, name="rtl")
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 

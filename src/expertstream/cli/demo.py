@@ -10,11 +10,10 @@ import typer
 from expertstream.cli.compare import as_document, show, title_of
 from expertstream.cli.console import announce_compilation, print_json, progress, remark
 from expertstream.cli.inputs import JsonOption
-from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report.chart import write_chart
-from expertstream.report.files import write_json
+from expertstream.report.files import make_folder, write_json
 from expertstream.report.perfetto import write_perfetto
 from expertstream.simulate import compare, in_parts, simulate
 from expertstream.strategy import Options
@@ -34,10 +33,7 @@ def demo_command(
 
     Example: expertstream demo --output expertstream-demo
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot use '{output}' as a folder: {error.strerror}") from None
+    make_folder(output)
     model, package = MoEModel.preset(MODEL), Package.preset(PACKAGE)
     trace = packaged_trace(model)
     announce_compilation()

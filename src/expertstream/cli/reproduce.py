@@ -12,6 +12,7 @@ from expertstream.cli.explore import WorkersOption
 from expertstream.cli.inputs import JsonOption
 from expertstream.errors import ConfigError
 from expertstream.explore import make_executor
+from expertstream.report.files import make_folder
 from expertstream.reproduce import Outcome, Setting, all_studies, chosen_studies, reproduce
 from expertstream.reproduce.layers import preset_of
 
@@ -43,10 +44,7 @@ def reproduce_command(
     setting = Setting(seeds=seeds, full=full, traces=_captures(traces))
     executor = make_executor("serial" if workers == 1 else "processes", workers=workers)
     announce_compilation()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output '{output}' cannot be used: {error.strerror}; give another folder") from None
+    make_folder(output)
     with progress("reproducing") as report:
         outcomes = reproduce(studies, output, setting, executor, report)
     if json:

@@ -19,7 +19,7 @@ module {top}_tb;
   reg clk = 0, rst = 1;
   always #0.625 clk = ~clk;
 
-  reg clear = 0, start = 0;
+  reg paired = 1, clear = 0, start = 0;
   reg [{last_token}:0] theta_min = 0;
   reg [7:0] deferrals = {deferrals}, passes = {passes}, saved = {saved};
   reg experts_valid = 0, requests_valid = 0, dispatch_ready = 0, completions_valid = 0;
@@ -38,7 +38,8 @@ module {top}_tb;
   integer checked = 0, random = {seed};
 
   {top} dut (
-    .clk(clk), .rst(rst), .clear(clear), .start(start), .loading(loading), .done(done), .idle(idle), .errors(errors),
+    .clk(clk), .rst(rst), .paired(paired), .clear(clear), .start(start), .loading(loading), .done(done),
+    .idle(idle), .errors(errors),
     .theta_min(theta_min), .deferrals(deferrals), .passes(passes), .saved(saved),
     .experts__valid(experts_valid), .experts__ready(experts_ready), .experts__payload(entry),
     .requests__valid(requests_valid), .requests__ready(requests_ready), .requests__payload(room),

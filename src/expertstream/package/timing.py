@@ -1,4 +1,4 @@
-"""Compute time of a micro-slice on a die (docs/model.md)."""
+"""Compute time of a micro-slice on a die (2-model.md section 3)."""
 
 from __future__ import annotations
 

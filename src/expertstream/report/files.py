@@ -24,6 +24,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ConfigError(f"cannot write '{path}': no permission to write in '{file.parent}'")
 
 
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder, unless it is there. Raises ConfigError if it cannot be one."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot use '{path}' as a folder: {error.strerror}; give another one") from None
+    return Path(path)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; it takes the place of ``path`` if the block ends well.

@@ -18,6 +18,7 @@ from expertstream.explore.pictures.pareto import draw_pareto, pareto_plot
 from expertstream.explore.pictures.tornado import draw_tornado, tornado
 from expertstream.explore.results import Results
 from expertstream.report.chart import save_figure
+from expertstream.report.files import make_folder
 
 FORMATS: Final = ("png", "svg", "html")
 PAGE: Final = "pictures.html"
@@ -87,11 +88,7 @@ def draw_pictures(
             if kinds or asked or (kind == "tornado" and wishes.point is not None):
                 raise
             left_out.append(f"no {kind}: {error}")
-    place = Path(folder)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot use '{folder}' as a folder for pictures: {error.strerror}") from None
+    place = make_folder(folder)
     files = []
     for kind, data in pictures:
         for name in formats:
