@@ -1,6 +1,7 @@
 """When token buffering helps: the table and the sentences of docs/serving.md, from the rows of fig14.
 
-``python -m docs.generate.buffering [FOLDER]``: FOLDER keeps rows for the next time.
+``python -m docs.generate.buffering [FOLDER]``: FOLDER keeps rows for the next time. ``... idle``: for how much of the
+time DDR stands idle in attention blocks.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from tempfile import TemporaryDirectory
 from expertstream.explore import make_executor
 from expertstream.reproduce import Setting, chosen_studies, reproduce
 from expertstream.reproduce.drawing import title_of
+from expertstream.reproduce.iterations import TOKENS, iterations_row
+from expertstream.reproduce.layers import MODELS
 
 Row = dict[str, str]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table and what it says."""
+    """Print the table and what it says, or the idle times."""
+    if list(arguments) == ["idle"]:
+        print(_idle())
+        return 0
     with TemporaryDirectory() as temporary:
         folder = Path(arguments[0] if arguments else temporary)
         folder.mkdir(exist_ok=True)
@@ -31,6 +37,16 @@ def main(arguments: Sequence[str]) -> int:
     print()
     print(_sentences(of))
     return 0
+
+
+def _idle() -> str:
+    found: dict[int, list[float]] = {}
+    for model in MODELS:
+        for tokens in TOKENS:
+            point = {"model": model, "tokens": tokens, "seed": 0, "iterations": 24, "every": 16}
+            row = iterations_row(point | {"strategy": "fse-dp-paired", "overlap": False})
+            found.setdefault(tokens, []).append(100 * row["attention_ddr_idle_share"])
+    return ", ".join(f"{min(each):.1f} to {max(each):.1f} % at {tokens} tokens" for tokens, each in found.items())
 
 
 def _gain(of: dict[tuple[str, int, str], Row], model: str, tokens: int, curve: str) -> float:

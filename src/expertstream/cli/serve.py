@@ -101,10 +101,17 @@ def _show(values: dict[str, Any]) -> None:
     ]
     console.print(table("Times", ["", "mean", "p50", "p99", "count"], rows))
     phases = [
-        [phase, format_time(time), f"{100 * values['phase_share'][phase]:.1f} %"]
+        [
+            phase,
+            format_time(time),
+            *(
+                f"{100 * values[key][phase]:.1f} %"
+                for key in ("phase_share", "phase_ddr_utilisation", "phase_utilisation")
+            ),
+        ]
         for phase, time in values["phase_ps"].items()
     ]
-    console.print(table("Where the time goes", ["phase", "time", "share"], phases))
+    console.print(table("Where the time goes", ["phase", "time", "share", "DDR busy", "MAC arrays busy"], phases))
     slowest = sorted(enumerate(values["layer_ps"]), key=lambda pair: (-pair[1], pair[0]))[:5]
     total = max(values["busy_ps"], 1)
     layers = [[str(layer), format_time(time), f"{100 * time / total:.1f} %"] for layer, time in slowest]

@@ -80,6 +80,7 @@ def _parts(point: Point) -> Parts:
         "max_requests": point["tokens"],
         "kv_capacity_bytes": 1 << 50,
         "iterations": point["iterations"],
+        "overlap": point.get("overlap", True),
     }
     if point.get("slack"):
         values["buffering"] = {"slack_percent": point["slack"], "theta_min": 2, "refill": point.get("refill", False)}
@@ -92,7 +93,7 @@ def iterations_row(point: Point) -> Row:
     """Throughput and where the time goes, of whole iterations.
 
     A point has model, tokens, seed, strategy, iterations, ``every`` (of how many MoE layers one is simulated), and
-    optionally ``slack`` in percent, ``refill``, ``placement`` (as in a scenario) and ``package``.
+    optionally ``slack`` in percent, ``refill``, ``placement``, ``overlap`` (as in a scenario) and ``package``.
 
     Raises:
         WorkloadError: a block cannot run on the package.
@@ -108,6 +109,8 @@ def iterations_row(point: Point) -> Row:
         "ddr_bytes": report["ddr_bytes"],
         "energy_per_token_pj": report["energy_per_token_pj"][1],
         "experts_share": report["phase_share"]["experts"],
+        "attention_ddr_idle_share": report["phase_share"]["attention"]
+        * (1 - report["phase_ddr_utilisation"]["attention"]),
         "experts_macs": report["phase_macs"]["experts"],
         "experts_ps": report["phase_ps"]["experts"],
     }

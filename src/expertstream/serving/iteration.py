@@ -68,7 +68,8 @@ class Account:
 
     Attributes:
         phase_ps: for each of ``PHASES`` by layer; the last entry is what belongs to no layer.
-        phase_compute_ps: busy time of all MAC arrays. phase_macs: what they did. sums: of ``COUNTS`` of
+        phase_compute_ps: busy time of all MAC arrays. phase_macs: what they did. phase_ddr_bytes: loaded and written.
+        sums: of ``COUNTS`` of
             BlockTiming; ``peak_bytes`` and ``passes`` are maxima.
         preloaded_bytes: weights loaded while the block before came to its end.
     """
@@ -77,6 +78,7 @@ class Account:
     phase_ps: dict[str, list[int]] = field(default_factory=dict)
     phase_compute_ps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     phase_macs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    phase_ddr_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     deferrals: int = 0
     spilled_bytes: int = 0
@@ -91,6 +93,7 @@ class Account:
         self.phase_ps[phase][layer] += timing.latency_ps
         self.phase_compute_ps[phase] += timing.compute_ps
         self.phase_macs[phase] += timing.macs
+        self.phase_ddr_bytes[phase] += timing.ddr_bytes
         for name in self.sums:
             value = getattr(timing, name)
             self.sums[name] = (

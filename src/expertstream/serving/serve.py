@@ -221,7 +221,7 @@ class Serving:
             leakage_pj=die_area(parts.package, parts.technology, parts.model).leakage_w * (n_dies * tally.now_ps),
         )
         total_pj = np.sum([energy[name] for name in COMPONENTS], axis=0)
-        busy_ps = max(account.latency_ps, 1)
+        busy_ps, ddr_bytes_per_s = max(account.latency_ps, 1), surviving(parts.package).ddr_bytes_per_s
         phase_ps = {phase: sum(times) for phase, times in account.phase_ps.items()}
         by_layer = {phase: times[:-1] for phase, times in account.phase_ps.items()}  # the last belongs to no layer
         return {
@@ -255,12 +255,16 @@ class Serving:
             "phase_utilisation": {
                 phase: account.phase_compute_ps[phase] / max(time * n_dies, 1) for phase, time in phase_ps.items()
             },
+            "phase_ddr_utilisation": {
+                phase: account.phase_ddr_bytes[phase] * PS_PER_S / max(ddr_bytes_per_s * time, 1)
+                for phase, time in phase_ps.items()
+            },
             "phase_macs": dict(account.phase_macs),
             "layer_ps": [sum(times) for times in zip(*by_layer.values(), strict=True)],
             "layer_phase_ps": by_layer,
             "preloaded_bytes": account.preloaded_bytes,
             "targets": {"ttft_ps": parts.scenario.qos.ttft, "tpot_ps": parts.scenario.qos.tpot},
-            "ddr_utilisation": sums["ddr_bytes"] * PS_PER_S / (surviving(parts.package).ddr_bytes_per_s * busy_ps),
+            "ddr_utilisation": sums["ddr_bytes"] * PS_PER_S / (ddr_bytes_per_s * busy_ps),
             "utilisation": sums["compute_ps"] / (busy_ps * n_dies),
             "ddr_bytes": sums["ddr_bytes"],
             "d2d_bytes": sums["d2d_bytes"],

@@ -178,13 +178,16 @@ def _phases(values: Document) -> str:
         bars.append(f'<span class="{ink}" style="width:{100 * share:.3f}%"></span>' if share else "")
         rows.append(
             f'<tr><th scope="row"><span class="key {ink}">{phase}</span></th><td>{format_time(time)}</td>'
-            f"<td>{100 * share:.1f} %</td><td>{100 * values['phase_utilisation'][phase]:.1f} %</td></tr>\n"
+            f"<td>{100 * share:.1f} %</td><td>{100 * values['phase_ddr_utilisation'][phase]:.1f} %</td>"
+            f"<td>{100 * values['phase_utilisation'][phase]:.1f} %</td></tr>\n"
         )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("phase", "time", "share", "MAC arrays busy"))
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("phase", "time", "share", "DDR channels busy", "MAC arrays busy")
+    )
     return f"""<div class="stack" aria-hidden="true">{"".join(bars)}</div>
 <div class="scroll" tabindex="0" role="region" aria-label="Time by phase">
 <table class="numbers"><caption>Attention includes the router. Spill is the way of deferred activations to DDR and
-back.</caption><thead><tr>{head}</tr></thead><tbody>
+back. Weights loaded ahead count where they are used.</caption><thead><tr>{head}</tr></thead><tbody>
 {"".join(rows)}</tbody></table></div>
 """
 
