@@ -88,14 +88,14 @@ def _sentences(of: dict[tuple[str, int, str], Row]) -> str:
         helps = [f"{title_of(m)} at {n}" for (m, n), gain in gains.items() if gain - 1 > max(0.001, half[m, n])]
         hurts = [f"{title_of(m)} at {n}" for (m, n), gain in gains.items() if 1 - gain > max(0.001, half[m, n])]
         out.append(
-            f"- **{what}**: {min(gains.values()):.3f}x to {max(gains.values()):.3f}x; helps "
-            f"{', '.join(helps) or 'nowhere'}; hurts {_all_or(hurts, len(at))}."
+            f"- **{what}**: {min(gains.values()):.3f}x to {max(gains.values()):.3f}x; helps in {len(helps)} of "
+            f"{len(at)} cases{_named(helps)}, hurts in {len(hurts)}."
         )
     return "\n".join(out)
 
 
-def _all_or(names: list[str], all_of_them: int) -> str:
-    return "everywhere" if len(names) == all_of_them else ", ".join(names) or "nowhere"
+def _named(cases: list[str]) -> str:
+    return f" ({', '.join(cases)})" if cases else ""
 
 
 if __name__ == "__main__":

@@ -6,7 +6,16 @@ from expertstream.package import Package
 from expertstream.package.technology import Technology
 from expertstream.simulate import Comparison, Result, compare, simulate
 from expertstream.strategy import Options, Plan, Strategy, strategy_names
-from expertstream.trace import Routing, RoutingTrace, calibrate, capture, packaged_trace, register_router, synthesize
+from expertstream.trace import (
+    Routing,
+    RoutingTrace,
+    calibrate,
+    capture,
+    import_trace,
+    packaged_trace,
+    register_router,
+    synthesize,
+)
 
 __all__ = [
     "Comparison",
@@ -23,6 +32,7 @@ __all__ = [
     "calibrate",
     "capture",
     "compare",
+    "import_trace",
     "packaged_trace",
     "register_router",
     "simulate",

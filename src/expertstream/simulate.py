@@ -36,7 +36,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One simulated layer: its workload, the strategy's plan, the timeline, and what follows from them."""
+    """One simulated layer.
+
+    Attributes:
+        strategy: its name. workload: the layer's tokens and experts on the package.
+        plan: the strategy's layout of the work. timeline: what happened when, the source of all that follows.
+        technology: constants of energy and area; None: the default profile.
+    """
 
     strategy: str
     workload: LayerWorkload
@@ -51,7 +57,7 @@ class Result:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """Everything of 2-model.md section 6."""
+        """Bounds, use of resources, buffers, stalls, energy, area; worked out once."""
         return measure(self.workload, self.plan, self.timeline, self.technology)
 
     @property
@@ -157,6 +163,7 @@ def simulate(
         routing: the tokens' experts, for example ``trace.iteration(tokens=64, layer=12)``.
         strategy: a name, ``file.py:Name``, or a strategy of your own.
         spread: how tokens are spread over the dies.
+        options: micro-slices, placement, rings and the like; None: the defaults.
         technology: constants of energy and area; default: ``Technology.preset("5nm")``.
 
     Raises:
@@ -216,6 +223,8 @@ class Comparison:
     """Rows of metrics, one for each (tokens, layer, strategy), with its ``speedup`` over the baseline.
 
     Attributes:
+        baseline: the strategy that speed-ups refer to.
+        rows: ``Result.to_dict`` of each run, with ``speedup``, and latencies without the package's faults.
         pairs: (token, expert) pairs that every strategy computed, all iterations together; checked on the timelines,
             as is that every weight was loaded once a pass.
         training_tokens: for each number of tokens, the tokens of the training part; 0: the trace was too short to
@@ -305,7 +314,9 @@ def compare(
     Args:
         tokens: tokens per iteration. layers: the model's layer numbers; None: three spread over the trace.
         strategies: names, ``file.py:Name``, strategies of your own, or "all".
+        mix: tokens of many requests in turn, or of one. spread: how tokens are spread over the dies.
         baseline: the strategy that speed-ups refer to.
+        technology: constants of energy and area; default: ``Technology.preset("5nm")``.
         proof: replay every timeline on random weights against the dense layer.
         progress: called as ``progress(done, total, what)``.
 

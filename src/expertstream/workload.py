@@ -46,7 +46,9 @@ class LayerWorkload:
     """One MoE layer of one iteration. Experts 0 to n_experts - 1 are routed; shared experts follow.
 
     Attributes:
-        die_of_token: int64 [tokens].
+        model, package: what runs where; the package is what its faults leave. topology: links, paths, rings.
+        routing: the experts of each token.
+        die_of_token: int64 [tokens], where each token lives.
         columns: int64 [experts], d_ffn columns of each expert.
     """
 
@@ -143,7 +145,7 @@ class LayerWorkload:
 
     @property
     def macs(self) -> int:
-        """MACs of the layer's experts (2-model.md section 3: 3 d_model d_ffn per token and expert)."""
+        """MACs of the layer's experts (3 d_model d_ffn per token and expert)."""
         load = self.in_passes(1).load[0].sum(axis=1)
         return int(3 * self.model.d_model * (load * self.columns).sum())
 

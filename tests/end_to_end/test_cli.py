@@ -364,6 +364,9 @@ BAD = {
         "cannot write '.': it is a folder; give the name of a file",
     ),
     "trace name": (["trace", "synthesize", "{model}", "-o", "t.txt"], "it must end in .parquet"),
+    "import nothing": (["trace", "import", "none.json"], "there is no file 'none.json'"),
+    "import what is none": (["trace", "import", "config.json"], "'config.json' (json) is in no known format; known:"),
+    "import to another name": (["trace", "import", "config.json", "-o", "t.npz"], "it must end in .parquet"),
     "no requests": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "0"], "requests is 0"),
     "seed": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--seed", "-1"], "--seed is -1"),
     "long trace": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "9999999"], "ask for fewer"),
@@ -451,6 +454,23 @@ def test_out_of_memory(small: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("expertstream.cli.compare.compare", exhausted)
     assert run(["compare", small, "-n", "4"]) == 2
     assert "error: not enough memory for this" in capsys.readouterr().err
+
+
+def test_import_says_what_it_found(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{t},{layer},{e}" for t in range(6) for layer in (0, 1) for e in (t % 7, 7)]
+    Path("experts.csv").write_text("token,layer,expert\n" + "\n".join(rows))
+    assert run(["trace", "import", "experts.csv"]) == 0
+    out = capsys.readouterr()
+    assert "llama-csv: llama.cpp-style CSV" in out.out
+    assert "the largest id plus one" in out.out
+    assert "nothing was written; give --output FILE.parquet to write the trace" in out.err
+    assert run(["trace", "import", "experts.csv", "--model", small, "-o", "t.parquet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["format"], found["n_tokens"], found["n_experts"], found["notes"]) == ("llama-csv", 6, 8, [])
+    assert run(["simulate", small, "--trace", "t.parquet", "-n", "4", "--layer", "1"]) == 0
+    Path("w.json").write_text("[[3, 1, 2, 2, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 3]]")
+    assert run(["trace", "import", "w.json", "--top-k", "2", "--tokens", "50", "-o", "w.parquet"]) == 0
+    assert "wrote w.parquet: SYNTHETIC, 50 tokens" in capsys.readouterr().out
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------------

@@ -140,7 +140,11 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
         (("iterations: 30", "iterations: 0"), "run.yaml:9:1: iterations: input should be greater than or equal to 1"),
         (("iterations: 30\n", ""), "run.yaml:3:1: requests: the run has no end; give iterations, or requests.count"),
         (("model:", "strategy: fse\nmodel:"), "unknown strategy 'fse'"),
-        (("model:", "trace: gone.npz\nmodel:"), "there is no trace file 'gone.npz'"),
+        (("synthetic: {requests: 4, tokens: 32}", "trace: gone.npz"), "there is no trace file 'gone.npz'"),
+        (
+            ("model:", "trace: gone.npz\nmodel:"),
+            "run.yaml:3:1: synthetic: 'synthetic' does not go with 'trace', which is replayed; leave one of them out",
+        ),
         (
             ("clients: 12", "clients: 12\n  file: gone.csv"),
             "run.yaml:6:3: requests.file: 'file' does not go with arrivals 'closed-loop'; leave it out",

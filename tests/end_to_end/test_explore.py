@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,22 @@ def _rows(folder: Path) -> list[str]:
     return [key for file in files for key in pq.read_table(file)["hash"].to_pylist()]
 
 
+def _stopped_half_way(
+    command: list[str], folder: Path, ready: Callable[[Path], bool], rows: int
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """A program that is stopped before it has all ``rows``, and its output; on a busy machine it may end too early."""
+    for attempt in range(10):
+        out = folder / f"out{attempt}"
+        process = subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _wait_for(lambda process=process, out=out: process.poll() is not None or ready(out))
+        process.send_signal(signal.SIGSTOP)
+        if process.poll() is None and len(_rows(out)) < rows:
+            return process, out
+        process.kill()
+        process.communicate()
+    raise AssertionError("the program always ends before it can be stopped")
+
+
 def _wait_for(what: object, seconds: float = 240) -> None:
     assert callable(what)
     until = time.monotonic() + seconds
@@ -114,19 +130,14 @@ def test_when_every_point_fails_the_reason_is_an_error(tmp_path: Path, capsys: p
 
 
 def test_killed_by_kill_9_it_goes_on_with_nothing_lost_and_nothing_stored_twice(spec: Path, reference: bytes) -> None:
-    out = spec.parent / "out"
-    command = [*PROGRAM, "sweep", str(spec), "--output", str(out), "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    shards = out / "shards"
-    _wait_for(lambda: shards.is_dir() and len(list(shards.glob("*.parquet"))) >= 1)
+    command = [*PROGRAM, "sweep", str(spec), "--workers", "2", "--json", "--output"]
+    process, out = _stopped_half_way(command, spec.parent, lambda out: len(_rows(out)) > 0, POINTS)
     children = _workers_of(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     kept = _rows(out)
-    assert 0 < len(kept) < POINTS
-    assert not (out / "results.parquet").exists()
     _wait_for(lambda: not any(_alive(pid) for pid in children))  # no worker outlives the program
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, str(out)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["ran"] == POINTS - len(kept)
     rows = _rows(out)
     assert len(rows) == len(set(rows)) == POINTS
@@ -135,19 +146,23 @@ def test_killed_by_kill_9_it_goes_on_with_nothing_lost_and_nothing_stored_twice(
 
 def test_a_search_killed_by_kill_9_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     needs_module("optuna", "explore")
-    spec, out, whole = tmp_path / "designs.yaml", tmp_path / "out", tmp_path / "whole"
+    spec, whole = tmp_path / "designs.yaml", tmp_path / "whole"
     spec.write_text(SEARCH)
     search(load_search(spec), whole, make_executor("serial"))
-    command = [*PROGRAM, "search", str(spec), "--output", str(out), "--workers", "2", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    journal = out / "journal.log"
-    _wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 250)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (out / "results.parquet").exists()
+    designs = pq.read_table(whole / "results.parquet").num_rows
+    command = [*PROGRAM, "search", str(spec), "--workers", "2", "--json", "--output"]
+    lines = (whole / "journal.log").read_bytes().count(b"\n")
+
+    def half(out: Path) -> bool:
+        journal = out / "journal.log"
+        return journal.exists() and journal.read_bytes().count(b"\n") > lines // 2
+
+    process, out = _stopped_half_way(command, tmp_path, half, designs)
+    process.kill()
+    process.communicate()
     kept = len(_rows(out))
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["ran"] == pq.read_table(whole / "results.parquet").num_rows - kept
+    done = subprocess.run([*command, str(out)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["ran"] == designs - kept
     rows = _rows(out)
     assert len(rows) == len(set(rows))
     for name in ("results.parquet", "search.json"):
@@ -166,15 +181,12 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_worker_process_that_dies_costs_no_row(spec: Path, reference: bytes) -> None:
-    out = spec.parent / "out"
-    process = subprocess.Popen([*PROGRAM, "sweep", str(spec), "-o", str(out), "-j", "2"], stdout=subprocess.DEVNULL)
-    shards = out / "shards"
-    _wait_for(lambda: shards.is_dir() and len(list(shards.glob("*.parquet"))) >= 1)
-    found = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
-    )
-    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
-    assert process.wait(300) == 0
+    command = [*PROGRAM, "sweep", str(spec), "-j", "2", "--json", "-o"]
+    process, out = _stopped_half_way(command, spec.parent, lambda out: len(_rows(out)) > 0, POINTS)
+    os.kill(_workers_of(process.pid)[0], signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr.decode()
     assert (out / "results.parquet").read_bytes() == reference
 
 
@@ -203,16 +215,13 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.
 
 def test_dask_gives_the_same_bytes_though_a_worker_is_killed_half_way(spec: Path, reference: bytes) -> None:
     needs_module("distributed", "explore")
-    out = spec.parent / "out"
     with _cluster(spec.parent, 2) as (address, workers):
-        command = [*PROGRAM, "sweep", str(spec), "-o", str(out), "--executor", "dask", "--address", address, "--json"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        _wait_for(lambda: process.poll() is not None or (out.is_dir() and len(_rows(out)) > 0))
+        command = [*PROGRAM, "sweep", str(spec), "--executor", "dask", "--address", address, "--json", "-o"]
+        process, out = _stopped_half_way(command, spec.parent, lambda out: len(_rows(out)) > 0, POINTS)
         workers[0].kill()
-        killed_at = len(_rows(out))
+        process.send_signal(signal.SIGCONT)
         stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr.decode()
-        assert killed_at < POINTS
     assert json.loads(stdout) | {"results": ""} == {
         "results": "",
         "points": POINTS,

@@ -13,8 +13,9 @@ from expertstream.errors import BufferTooSmallError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.planning import network_of
-from expertstream.serving.attention import HEADS, READ, WRITE, AttentionBatch, plan_attention
+from expertstream.serving.attention import AttentionBatch, plan_attention
 from expertstream.serving.heads import share_heads
+from expertstream.serving.stages import HEADS, READ, WRITE
 from tests.property.cases import packages
 
 

@@ -17,21 +17,10 @@ from expertstream.errors import BufferTooSmallError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
 from expertstream.planning import network_of
-from expertstream.serving.attention import (
-    FRONT,
-    HEAD,
-    HEADS,
-    OUTPUT,
-    READ,
-    ROUTER,
-    STAGES,
-    VALUES,
-    WRITE,
-    AttentionBatch,
-    plan_attention,
-    plan_lm_head,
-)
+from expertstream.serving.attention import AttentionBatch, plan_attention
 from expertstream.serving.heads import share_heads
+from expertstream.serving.output_head import plan_lm_head
+from expertstream.serving.stages import FRONT, HEAD, HEADS, OUTPUT, READ, ROUTER, STAGES, VALUES, WRITE
 
 NS = 1000
 FAST = 9 * 10**12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from expertstream.explore.jobs import Inputs, jobs_of, points_of
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
+from expertstream.strategy import Options
 
 BASE = "model: phi-3.5-moe\n"
 
@@ -154,3 +156,20 @@ def test_objectives_must_be_results(tmp_path: Path) -> None:
         ConfigError, match=r":3:14: objectives.latency: 'latency' is no result; did you mean 'latency_ps'"
     ):
         load_search(file)
+
+
+def test_every_option_of_strategies_is_a_field() -> None:
+    names = {"decision_ps": "decision_time"}
+    options = {names.get(field.name, field.name) for field in dataclasses.fields(Options)}
+    known = {path.removeprefix("options.") for path in field_paths() if path.startswith("options.")}
+    assert known == options - {"training", "scheduler"}  # objects
+    assert parse_value("options.decision_time", None) is None
+    assert parse_value("options.decision_time", "20 ns") == 20_000
+    assert kind_of("options.decision_time") is int
+
+
+def test_fields_that_name_documents_and_traces_are_loaded_once(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "fields: {package: [test-chip-2x2, 3x3], technology: [5nm, 28nm], model.top_k: [2, 4]}\n")
+    inputs = Inputs(spec)
+    assert len(jobs_of(inputs, points_of(spec))) == 8
+    assert sorted(inputs.documents["package"]) == ["3x3", "test-chip-2x2"]

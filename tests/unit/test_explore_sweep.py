@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -19,7 +20,7 @@ from expertstream.errors import ConfigError, WorkerError
 from expertstream.explore import SweepSpec, make_executor, sweep
 from expertstream.explore import shards as shards_module
 from expertstream.explore import store as store_module
-from expertstream.explore.executors import Serial
+from expertstream.explore.executors import DIED, Serial
 from expertstream.explore.jobs import Inputs, jobs_of, points_of
 from expertstream.explore.store import Store
 from expertstream.explore.worker import BatchTask, Done, run_batch
@@ -118,7 +119,7 @@ def test_a_damaged_file_of_rows_is_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "out/results.parquet").read_bytes() == whole
 
 
-def test_results_of_another_specification_are_refused(tmp_path: Path) -> None:
+def test_results_of_another_specification_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(spec(), tmp_path / "out", Serial())
     with pytest.raises(ConfigError) as caught:
         sweep(spec(fields={"tokens": [4]}), tmp_path / "out", Serial())
@@ -126,6 +127,10 @@ def test_results_of_another_specification_are_refused(tmp_path: Path) -> None:
         f"'{tmp_path / 'out'}' holds results of another specification (it differs in: fields); give another --output, "
         "or delete the folder"
     )
+    monkeypatch.setattr(sys.modules["expertstream.explore.sweep"], "version", lambda _: "9.9")
+    with pytest.raises(ConfigError, match=r"\(it differs in: fields, version\)"):
+        sweep(spec(fields={"tokens": [4]}), tmp_path / "out", Serial())
+    monkeypatch.undo()
     document = json.loads((tmp_path / "out/spec.json").read_text())
     (tmp_path / "out/spec.json").write_text(json.dumps(document | {"digest": "0"}))
     with pytest.raises(ConfigError, match="a model, package or trace has changed"):
@@ -252,7 +257,7 @@ def test_a_point_that_kills_every_worker_is_the_only_failure(monkeypatch: pytest
     monkeypatch.setattr(Pool, "made", [])
     monkeypatch.setattr(Pool, "kills", lambda task: any(job.number == 2 for job in task.batch.jobs), raising=False)
     for row in _rows_in_batches_of(8):
-        assert (row["message"] == "the worker process died with it, twice") == (row["point"] == 2)
+        assert (row["message"] == DIED) == (row["point"] == 2)
 
 
 def _rows_in_batches_of(size: int) -> list[dict[str, object]]:
@@ -294,3 +299,83 @@ def test_a_local_dask_cluster_has_the_workers_asked_for_and_keeps_memory(monkeyp
     assert asked["threads_per_worker"] == 1
     assert asked["environment"]["MALLOC_TRIM_THRESHOLD_"] == 2**30
     assert dask.config.get("distributed.nanny.pre-spawn-environ")["MALLOC_TRIM_THRESHOLD_"] != 2**30
+
+
+class Cluster:
+    """Stands for a Dask client: ``kills`` says of a task that workers die with it.
+
+    After ``lost`` or ``cancelled`` tasks the scheduler is gone.
+    """
+
+    def __init__(
+        self, kills: Callable[[BatchTask], bool] = lambda _: False, lost: int = 10**9, cancelled: int = 10**9
+    ) -> None:
+        self.scheduler = SimpleNamespace(address="tcp://127.0.0.1:8786")
+        self.submitted = 0
+        self._kills, self._lost, self._cancelled = kills, lost, cancelled
+
+    def nthreads(self) -> dict[str, int]:
+        return {"one": 1}
+
+    def submit(self, call: Callable[[BatchTask], Done], task: BatchTask, *, pure: bool) -> object:
+        from distributed import KilledWorker
+        from distributed.comm import CommClosedError
+
+        self.submitted += 1
+        if self.submitted > self._lost:
+            raise CommClosedError("gone")
+        failure = KilledWorker("task", None, 3) if self._kills(task) else None  # type: ignore[no-untyped-call]
+        status = "cancelled" if self.submitted > self._cancelled else "error" if failure else "finished"
+        return Arrived(status, failure, lambda: call(task))
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """Stands for a Dask future."""
+
+    status: str
+    failure: Exception | None
+    result: Callable[[], Done]
+
+    def exception(self) -> Exception | None:
+        return self.failure
+
+    def release(self) -> None:
+        pass
+
+
+class Arriving(list):  # type: ignore[type-arg]
+    """Stands for ``distributed.as_completed``."""
+
+    add = list.append
+
+
+def _rows_of_dask(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> list[dict[str, object]]:
+    needs_module("distributed", "explore")
+    from distributed import KilledWorker
+
+    module = SimpleNamespace(as_completed=Arriving, KilledWorker=KilledWorker)
+    executor = make_executor("dask")
+    monkeypatch.setattr(executor, "_started", lambda: (module, cluster))
+    inputs = Inputs(spec())
+    jobs = jobs_of(inputs, points_of(spec()))
+    tasks = (BatchTask(inputs.batch(jobs[at : at + 4])) for at in (0, 4))
+    return [row for done in executor.run(tasks) for row in done.rows.to_pylist()]
+
+
+def test_dask_finds_the_point_that_kills_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _rows_of_dask(monkeypatch, Cluster(lambda task: any(job.number == 2 for job in task.batch.jobs)))
+    assert sorted(row["point"] for row in rows) == list(range(8))  # type: ignore[type-var]
+    assert [row["point"] for row in rows if row["message"] == DIED] == [2]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "how"), [(Cluster(lost=1), "CommClosedError"), (Cluster(cancelled=1), "cancelled")]
+)
+def test_a_scheduler_that_is_lost_is_one_message(cluster: Cluster, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _rows_of_dask(monkeypatch, cluster)
+    assert str(caught.value) == (
+        f"lost the Dask scheduler at 'tcp://127.0.0.1:8786' ({how}); all rows that came are safe, run the same command "
+        "again to go on"
+    )

@@ -29,7 +29,7 @@ class Bounds:
 
     @property
     def bound_ps(self) -> int:
-        """The larger of the DDR and the compute bound (2-model.md section 6)."""
+        """The larger of the DDR and the compute bound."""
         return max(self.ddr_ps, self.compute_ps)
 
     def gap(self, latency_ps: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Everything that one run reports, from its timeline (2-model.md section 6)."""
+"""Everything that one run reports, from its timeline (docs/model.md)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ class Metrics:
     """Measures of one run.
 
     Attributes:
+        latency_ps: time from the start of the layer to its last output, ps.
+        use: busy times and bytes of each MAC array, channel and link. buffers: peaks and means, bytes.
+        bounds: the lower bounds, ps. passes: passes over the tokens.
         stall_ps: int64 [dies, causes], idle time by cause (``CAUSES``).
         given_bytes: int64 [dies, 2], weight and token buffers that the strategy was given.
         live_dies: dies that work.
         computes: computes that were run; ``n_events``: events that the engine processed.
-        technology: name of the profile of ``energy``, ``area`` (with the buffers that the strategy was given) and
+        technology: name of the profile of ``energy`` (pJ), ``area`` (with the buffers that the strategy was given) and
             ``rated_power_w``, float64 [3], the power with everything at its full rate.
     """
 

@@ -127,6 +127,7 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
         ["requests completed", f"{requests['completed']} of {requests['admitted']} admitted"],
         ["tokens in, out", f"{values['input_tokens']}, {values['output_tokens']}"],
         ["tokens per second", f"{values['tokens_per_s']:.1f} (output {values['output_tokens_per_s']:.1f})"],
+        ["DDR channels busy", f"{100 * values['ddr_utilisation']:.2f} %"],
         ["MAC utilisation", f"{100 * values['utilisation']:.2f} %"],
         ["DDR traffic", format_bytes(values["ddr_bytes"])],
         ["peak SRAM of the package", format_bytes(values["peak_package_bytes"])],

@@ -12,11 +12,13 @@ import typer
 from expertstream.cli import inputs
 from expertstream.cli.console import facts, print_json, progress, stdout
 from expertstream.cli.trace_capture import capture_command
+from expertstream.cli.trace_import import import_command
 from expertstream.cli.trace_synthesize import synthesize_command
 from expertstream.trace import RoutingTrace, statistics
 
 trace_app = typer.Typer(help="Routing traces.", no_args_is_help=True)
 trace_app.command("capture")(capture_command)
+trace_app.command("import")(import_command)
 trace_app.command("synthesize")(synthesize_command)
 
 

@@ -28,7 +28,9 @@ class Timeline:
         chunk, group, stop: what was moved or computed; ``tag``, ``stop_tag``: the caller's labels of chunk and stop.
         bytes: bytes moved, without header; 0 for a compute. ``tokens``: tokens computed.
         ready_ps: when the activity was asked for; ``space_ps``: how much of the wait was for buffer space.
-        hold_*: one row per stay of a chunk in a buffer: die, pool (0 weights, 1 tokens), bytes, from and to, ps.
+        hold_die, hold_pool, hold_bytes, hold_from_ps, hold_to_ps: int64 [stays], one for each stay of a chunk in a
+            buffer; pool 0 is the weight buffer, 1 the token buffer.
+        network: the resources it ran on.
         latency_ps: the end of the last event.
         n_events: events that the kernel processed.
     """

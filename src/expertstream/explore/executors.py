@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from expertstream.errors import ConfigError
 Kind = Literal["serial", "processes", "dask"]
 Done_co = TypeVar("Done_co", covariant=True)
 Done = TypeVar("Done")
+DIED: Final = "worker processes died with it"
 AHEAD: Final = 2  # tasks in flight per worker, so that none waits for the next
 # Dask has workers give memory back after every point, and each point would ask for it anew (docs/explore.md)
 KEEP_MEMORY: Final = {"MALLOC_TRIM_THRESHOLD_": 2**30, "MALLOC_MMAP_THRESHOLD_": 2**25}
@@ -131,7 +133,7 @@ class Processes:
                     elif halves := task.halves():
                         suspects += halves
                     else:
-                        yield task.failed("the worker process died with it, twice")
+                        yield task.failed(DIED)
 
     def _through(self, tasks: Iterator[Task[Done]], flying: dict[Future[Done], Task[Done]]) -> Iterator[Done]:
         """Hand tasks in and give results; ``flying`` holds what is under way, also when BrokenProcessPool is raised."""
@@ -169,6 +171,12 @@ class Dask:
             ConfigError: Dask is not installed, the scheduler cannot be reached or is lost, or has no workers.
         """
         distributed, client = self._started()
+        try:
+            yield from self._through(distributed, client, tasks)
+        except OSError as error:  # so Dask says that a connection is gone
+            raise self._lost(client, type(error).__name__) from None
+
+    def _through(self, distributed: Any, client: Any, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
         flying: dict[Any, Task[Done]] = {}
         for task in _up_to(tasks, AHEAD * self._threads(client)):
             flying[client.submit(_run, task, pure=False)] = task
@@ -176,11 +184,18 @@ class Dask:
         for future in finished:
             task = flying.pop(future)
             failure = future.exception() if future.status == "error" else None
-            if isinstance(failure, distributed.KilledWorker):
-                yield task.failed(f"Dask workers died with it: {failure}")
-            elif failure is not None or future.status != "finished":
+            halves = task.halves() if isinstance(failure, distributed.KilledWorker) else ()
+            if halves:  # down to the smallest task that kills workers
+                for half in halves:
+                    flying[added := client.submit(_run, half, pure=False)] = half
+                    finished.add(added)
+            elif isinstance(failure, distributed.KilledWorker):
+                yield task.failed(DIED)
+            elif failure is None and future.status != "finished":
+                raise self._lost(client, future.status)
+            elif failure is not None:
                 raise ConfigError(
-                    f"the Dask cluster gave up a task ({failure or future.status}); do its workers have the same "
+                    f"the Dask cluster gave up a task ({failure}); do its workers have the same "
                     "versions of Python and expertstream? Run the same command again to go on"
                 )
             else:
@@ -196,6 +211,7 @@ class Dask:
             distributed: Any = importlib.import_module("distributed")
         except ImportError:
             raise ConfigError('Dask is not installed; pip install "expertstream[explore]"') from None
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is wrong is said once, here
         if self._client is not None:
             return distributed, self._client
         try:
@@ -218,6 +234,12 @@ class Dask:
                 f"dask worker {self.address}"
             ) from None
         return distributed, self._client
+
+    def _lost(self, client: Any, how: str) -> ConfigError:
+        return ConfigError(
+            f"lost the Dask scheduler at '{client.scheduler.address}' ({how}); all rows that came are safe, run the "
+            "same command again to go on"
+        )
 
     def close(self) -> None:
         """Leave the cluster; end it if it is of this machine."""

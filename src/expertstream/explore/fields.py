@@ -43,7 +43,7 @@ _PLAIN: Final[dict[str, Any]] = {
     "options.order": str,
     "options.rings": int,
     "options.redispatch": bool,
-    "options.decision_time": TimePs,
+    "options.decision_time": TimePs | None,
 }
 # kinds of quantities by the end of a field's name: how they are shown, and an example
 _QUANTITIES: Final = {
@@ -103,8 +103,8 @@ def kind_of(path: str) -> type:
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return str
-    options = [option for option in get_args(kind) or (kind,) if option is not type(None)]
-    return options[0]  # type: ignore[no-any-return]
+    option = next(option for option in get_args(kind) or (kind,) if option is not type(None))
+    return get_args(option)[0] if get_origin(option) is Annotated else option  # type: ignore[no-any-return]
 
 
 def text_of(path: str, value: Value) -> str:

@@ -85,7 +85,8 @@ def load_results(folder: str | os.PathLike[str], value: str = "utilisation") -> 
             f"'{folder}' holds no results: spec.json is missing or damaged; give the folder that sweep, search or "
             "recommend wrote (--output)"
         ) from None
-    document.pop("digest", None)
+    for key in ("digest", "version"):
+        document.pop(key, None)
     kind = SearchSpec if "objectives" in document else SweepSpec
     spec = check_config(document, kind, f"{place / 'spec.json'}")
     whole = place / RESULTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -75,5 +76,6 @@ def default_executor() -> Executor:
 
 
 def spec_document(spec: Base, inputs: Inputs) -> dict[str, Any]:
-    """What a store keeps of a specification."""
-    return spec.model_dump(mode="json") | {"digest": spec.digest(inputs.digests())}
+    """What a store keeps of a specification: rows of another version of the program are not mixed with new ones."""
+    about = {"version": version("expertstream")}
+    return spec.model_dump(mode="json") | about | {"digest": spec.digest([*inputs.digests(), about["version"]])}

@@ -17,13 +17,20 @@ _NOT_SHAPE = {"name", "source", "notes", "weight_bits", "activation_bits", "part
 
 
 class MoEModel(BaseModel):
-    """Shape of a Mixture-of-Experts decoder; frozen.
+    """Shape of a Mixture-of-Experts decoder; frozen. Counts are plain integers, widths are numbers of columns.
 
-    Counts are plain integers, widths are numbers of columns, ``*_bits`` are bits per value. An expert is a gated MLP:
-    gate and up ``[d_model, d_ffn]``, down ``[d_ffn, d_model]``. ``shared_d_ffn`` is the width of *one* shared expert.
-    Dense layers are the first ``first_dense_layers``, or all those not in ``moe_layer_ids`` where that is given.
-    ``published_*_params`` are the figures of ``source``, kept for comparison and never used in a calculation.
-    ``notes`` says what of the original the shape leaves out.
+    Attributes:
+        name: what results call it. source: where the figures are from. notes: what of the original is left out.
+        d_model: width of the residual stream.
+        d_ffn: columns of a routed expert, a gated MLP: gate and up [d_model, d_ffn], down [d_ffn, d_model].
+        n_experts: routed experts of an MoE layer; top_k: how many of them each token chooses.
+        n_shared_experts: experts that every token visits; shared_d_ffn: columns of *one* of them.
+        n_layers: all layers. The dense ones are the first ``first_dense_layers``, or all those not in
+            ``moe_layer_ids`` where that is given; dense_d_ffn: their columns.
+        attention: heads and kind of attention. vocab_size, tied_embeddings, lm_head_bias: embedding and output head.
+        norm, router, router_bias, expert_bias, shared_expert_gate: what else has parameters.
+        weight_bits, activation_bits, partial_sum_bits: bits per value.
+        published_total_params, published_active_params: figures of ``source``, kept for comparison only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,7 +95,7 @@ class MoEModel(BaseModel):
 
     @classmethod
     def preset(cls, name: str) -> MoEModel:
-        """Return the packaged model ``name``; see :meth:`preset_names`. Raises ConfigError for an unknown name."""
+        """Return the packaged model ``name`` (one of ``preset_names``). Raises ConfigError for an unknown name."""
         return load_config(preset_path("model", name), cls)
 
     @classmethod

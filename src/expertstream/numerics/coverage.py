@@ -1,4 +1,4 @@
-"""Is every (token, expert, column) computed exactly once? (2-model.md section 7, rule 1)"""
+"""Is every (token, expert, column) computed exactly once?"""
 
 from __future__ import annotations
 

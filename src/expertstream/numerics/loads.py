@@ -1,4 +1,4 @@
-"""Are the weights that a timeline computes with loaded from DDR, no more and no less? (2-model.md section 7, rule 2)"""
+"""Are the weights that a timeline computes with loaded from DDR, no more and no less?"""
 
 from __future__ import annotations
 

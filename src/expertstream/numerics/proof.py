@@ -14,7 +14,7 @@ from expertstream.numerics.loads import check_loads
 from expertstream.numerics.replay import replay
 from expertstream.numerics.rows import ReplayError
 
-TOLERANCE: Final = 1e-10  # 2-model.md section 7, rule 6
+TOLERANCE: Final = 1e-10  # relative, in float64
 D_MODEL: Final = 16  # which tokens meet which columns does not depend on the width, so a narrow layer proves the same
 
 

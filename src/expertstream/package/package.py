@@ -1,4 +1,4 @@
-"""What a package is made of (2-model.md section 2)."""
+"""What a package is made of (docs/model.md)."""
 
 from __future__ import annotations
 
@@ -108,7 +108,15 @@ class ChannelSpec(BaseModel):
 
 
 class Package(BaseModel):
-    """``rows`` x ``cols`` compute dies on a 2D mesh; die number = row * cols + column."""
+    """``rows`` x ``cols`` compute dies on a 2D mesh; die number = row * cols + column; frozen.
+
+    Attributes:
+        name: what results call it. source: where the figures are from.
+        die: MAC rate, buffers in bytes, SRAM bandwidth in bytes per second, the same for all dies.
+        d2d: the links between neighbours, per direction: bytes per second, latency in ps.
+        channels: DDR channels, at least one, each attached to one die or several.
+        faults: dies, links and channels that are dead or slow; none by default.
+    """
 
     model_config = _FROZEN
 

@@ -1,4 +1,4 @@
-"""Compute time of a micro-slice on a die (2-model.md section 3)."""
+"""Compute time of a micro-slice on a die (docs/model.md)."""
 
 from __future__ import annotations
 

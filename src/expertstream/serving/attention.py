@@ -13,10 +13,6 @@ One pass over the tokens:
 5. after the last pass the router, whose columns are loaded once and visit all dies that have tokens.
 
 Softmax, norms, rotary embedding and additions take no time of their own; biases are not loaded.
-
-No deadlock: a stage's weights are loaded only when all chunks of the stage before have come to their last stop. Until
-then nothing holds weight-buffer space but chunks whose inputs do not depend on later loads, so that the kernel's rule
-for freely flowing chunks applies to each stage alone.
 """
 
 from __future__ import annotations
@@ -27,31 +23,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expertstream.engine.layout import TOKENS
-from expertstream.engine.run import AllAtOnce
-from expertstream.engine.work import Work
-from expertstream.errors import BufferTooSmallError, WorkloadError
+from expertstream.errors import WorkloadError
 from expertstream.model import MoEModel
-from expertstream.package import Package, Topology
+from expertstream.package import Package
 from expertstream.package.timing import cycles_ps, matmul_cycles
 from expertstream.serving.heads import CacheUnit, HeadShares, attend_cycles, column_shares, share_heads
-from expertstream.strategy.buffers import package_buffers
+from expertstream.serving.stages import FRONT, HEADS, OUTPUT, READ, ROUTER, SLICES, VALUES, WRITE, BlockPlan, Stages
 from expertstream.strategy.collectives import ring_gather, ring_reduce_scatter
-from expertstream.strategy.plan import Plan, cut
-from expertstream.units import format_bytes
+from expertstream.strategy.plan import cut
 
 Ints = NDArray[np.int64]
-SLICES = 8  # micro-slices of a die's share of a projection
-STAGES = (
-    "gathered projections",
-    "head projections",
-    "cache read",
-    "cache write",
-    "value expansion",
-    "output projection",
-    "router",
-    "output head",
-)
-FRONT, HEADS, READ, WRITE, VALUES, OUTPUT, ROUTER, HEAD = range(len(STAGES))
 MAX_BLOCKS = 64
 
 
@@ -88,21 +69,6 @@ class AttentionBatch:
         return int(self.home.size)
 
 
-@dataclass(frozen=True, eq=False)
-class BlockPlan(Plan):
-    """A plan of a block without experts, with what its computes do in all.
-
-    Attributes:
-        macs: multiply-accumulates. read_bytes, written_bytes: at the buffers, by computes.
-        preloaded_bytes: weights that lie in each die's buffer when the block starts.
-    """
-
-    macs: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    preloaded_bytes: tuple[int, ...] = ()
-
-
 def plan_attention(
     model: MoEModel, package: Package, batch: AttentionBatch, *, router: bool = True, preloaded: Ints | None = None
 ) -> BlockPlan:
@@ -118,104 +84,38 @@ def plan_attention(
     return _Attention(model, package, batch, preloaded).plan(router)
 
 
-def first_loads(model: MoEModel, package: Package, *, head: bool = False) -> list[Ints]:
-    """Bytes of the weights that each die loads first in an attention block, or in the output head; int64 [n] each."""
-    nobody = np.empty(0, dtype=np.int64)
-    block, shares = _Attention(model, package, AttentionBatch(nobody, nobody, nobody)), share_heads(model, package)
-    if head:
-        rows: ArrayLike = model.d_model
-        columns = column_shares(model.vocab_size, package.n_dies)
-    elif shares.fronts:
-        rows, total = shares.fronts[0]
-        columns = column_shares(total, package.n_dies)
+def first_loads(model: MoEModel, package: Package) -> list[Ints]:
+    """Bytes of the micro-slices that each die loads first in an attention block, int64 [n] each."""
+    shares = share_heads(model, package)
+    if shares.fronts:
+        rows: ArrayLike = shares.fronts[0][0]
+        columns = column_shares(shares.fronts[0][1], package.n_dies)
     else:
         rows, columns = shares.own[0]
+    block = Stages(model, package, np.empty(0, dtype=np.int64))
     return [n_bytes for _, n_bytes in block.micro_slices(rows, columns)]
 
 
-def plan_lm_head(model: MoEModel, package: Package, home: Ints, *, preloaded: Ints | None = None) -> BlockPlan:
-    """Lay out the output head for tokens that live on the dies ``home``, int64 [tokens].
-
-    Activations are gathered, the vocabulary's columns are split over the dies; a die keeps its best logit of each token
-    and nothing else.
-
-    Raises:
-        BufferTooSmallError: a token does not fit the token buffers.
-    """
-    batch = AttentionBatch(np.ones_like(home), np.zeros_like(home), home)
-    return _Attention(model, package, batch, preloaded).plan_head()
-
-
-class _Attention:
+class _Attention(Stages):
     """Builds the work, stage by stage."""
 
-    def __init__(self, model: MoEModel, package: Package, batch: AttentionBatch, preloaded: Ints | None = None) -> None:
-        self.model, self.package, self.batch = model, package, batch
-        self.topology = Topology.of(package)
-        self.n_dies = package.n_dies
-        self.activation_bytes = -(-model.d_model * model.activation_bits // 8)
-        self.own_bytes = np.bincount(batch.home, minlength=self.n_dies) * self.activation_bytes
-        self.channel = self.topology.nearest_channel
-        self.entry = [self.topology.entry_die(int(self.channel[d]), d) for d in range(self.n_dies)]
-        # Two chunks of this size can circulate over all dies in a weight buffer.
-        self.slot_bytes = max(1, package.die.weight_buffer_bytes // max(SLICES, 2 * (self.n_dies + 1)))
-        self.work = Work()
-        self.group = self.work.new_group()
-        self.macs = self.read_bytes = self.written_bytes = 0
-        self.preloaded_bytes = [0] * self.n_dies
-        self.preloaded = np.zeros(self.n_dies, dtype=np.int64) if preloaded is None else preloaded.copy()
-        self.loaded = -1  # opens when all weights of the stage before have come to their last stop
+    def __init__(self, model: MoEModel, package: Package, batch: AttentionBatch, preloaded: Ints | None) -> None:
+        super().__init__(model, package, batch.home, preloaded)
+        self.batch = batch
 
     def plan(self, router: bool) -> BlockPlan:
         shares, n = share_heads(self.model, self.package), self.batch.n_tokens
         passes, blocks = self._fit(shares)
         finished = self.work.new_gates(np.zeros(passes, dtype=np.int64))
         routed = int(self.work.new_gates(0)[0])
-        self._residents(routed if router else int(finished[-1]))
+        self.residents(routed if router else int(finished[-1]))
         for p in range(passes):
             before = int(finished[p - 1]) if p else -1
             self._pass(shares, n * p // passes, n * (p + 1) // passes, blocks, before, int(finished[p]))
         if router:
             self._router(int(finished[-1]), routed)
         layout = "each die's share of the projections, and its heads' cache, in its nearest DDR channel"
-        return self._plan(passes, layout, f"output projection in {blocks} block(s) of columns")
-
-    def plan_head(self) -> BlockPlan:
-        n = self.batch.n_tokens
-        passes = self._passes(self.activation_bytes)
-        finished = self.work.new_gates(np.full(passes, self.n_dies))
-        self._residents(int(finished[-1]))
-        for p in range(passes):
-            tokens = self._tokens(n * p // passes, n * (p + 1) // passes)
-            before = int(finished[p - 1]) if p else -1
-            self.loaded = before if p else self.loaded
-            placed = self.work.new_gates(self.n_dies)
-            gathered = ring_gather(self.work, self.topology, self.group, tokens * self.activation_bytes, placed)
-            columns = column_shares(self.model.vocab_size, self.n_dies)
-            computed = self._stage(HEAD, self.model.d_model, columns, int(tokens.sum()), gathered)
-            self._area((tokens.sum() - tokens) * self.activation_bytes, before, int(placed[0]), finished[p])
-            self.work.add_chunks(
-                group=self.group, bytes=0, die=self._each_die(), pool=TOKENS, gate=computed, arrive=finished[p]
-            )
-        return self._plan(passes, "each die's share of the vocabulary in its nearest DDR channel", "output head")
-
-    def _plan(self, passes: int, layout: str, note: str) -> BlockPlan:
-        nothing = np.empty(0, dtype=np.int64)
-        return BlockPlan(
-            work=self.work,
-            dispatcher=AllAtOnce(self.work.n_groups),
-            slices=nothing.reshape(0, 3),
-            set_ptr=np.zeros(1, dtype=np.int64),
-            set_ids=nothing,
-            buffer_bytes=package_buffers(self.package),
-            passes=passes,
-            ddr_layout=layout,
-            notes=(note,),
-            macs=self.macs,
-            read_bytes=self.read_bytes,
-            written_bytes=self.written_bytes,
-            preloaded_bytes=tuple(self.preloaded_bytes),
-        )
+        return self.finished_plan(passes, layout, f"output projection in {blocks} block(s) of columns")
 
     def _fit(self, shares: HeadShares) -> tuple[int, int]:
         """The fewest passes, and then the fewest blocks of the output projection, that fit the token buffers.
@@ -225,68 +125,41 @@ class _Attention:
         """
         kept = int(shares.token_bytes.max(initial=0))
         gathered = self.activation_bytes - (-shares.front_columns * self.model.activation_bits // 8)
-        passes = self._passes(kept + gathered)
+        passes = self.fewest_passes(kept + gathered)
         room = self.package.die.token_buffer_bytes - int(self.own_bytes.max(initial=0))
         while True:
             n = -(-self.batch.n_tokens // passes)
             for blocks in range(1, min(MAX_BLOCKS, self.model.d_model) + 1):
                 if n * (kept + self._sum_bytes(-(-self.model.d_model // blocks))) <= room:
                     return passes, blocks
-            passes = self._passes(kept + self._sum_bytes(-(-self.model.d_model // MAX_BLOCKS)))
-
-    def _passes(self, token_bytes: int) -> int:
-        """The fewest passes over the tokens if each takes ``token_bytes`` on every die."""
-        capacity, own = self.package.die.token_buffer_bytes, int(self.own_bytes.max(initial=0))
-        fitting = (capacity - own) // token_bytes
-        if fitting < 1:
-            raise BufferTooSmallError(
-                f"the token buffer of a die is {format_bytes(capacity)}, but the attention of {self.batch.n_tokens} "
-                f"tokens on {self.n_dies} dies needs at least {format_bytes(own + token_bytes)} even one token at a "
-                "time; use fewer tokens per iteration or a larger token buffer"
-            )
-        return max(1, -(-self.batch.n_tokens // fitting))
+            passes = self.fewest_passes(kept + self._sum_bytes(-(-self.model.d_model // MAX_BLOCKS)))
 
     def _sum_bytes(self, columns: int) -> int:
         return -(-columns * self.model.partial_sum_bits // 8)
 
-    def _tokens(self, first: int, last: int) -> Ints:
-        return np.bincount(self.batch.home[first:last], minlength=self.n_dies).astype(np.int64)
-
-    def _each_die(self) -> Ints:
-        return np.arange(self.n_dies, dtype=np.int64)[:, None]
-
-    def _residents(self, hold: int) -> None:
-        self.work.add_chunks(group=self.group, bytes=self.own_bytes, die=self._each_die(), pool=TOKENS, hold=hold)
-
-    def _area(self, n_bytes: Ints, gate: ArrayLike, arrive: ArrayLike, hold: ArrayLike) -> None:
-        """Token-buffer space on every die; ``arrive`` and ``hold``: one gate, or int64 [dies, 1]."""
-        self.work.add_chunks(
-            group=self.group, bytes=n_bytes, die=self._each_die(), pool=TOKENS, gate=gate, arrive=arrive, hold=hold
-        )
-
     def _pass(self, shares: HeadShares, first: int, last: int, blocks: int, before: int, finished: int) -> None:
-        n, on_die = last - first, self._tokens(first, last)
+        n, on_die = last - first, self.tokens_on_dies(first, last)
         if before >= 0:
             self.loaded = before
         placed = self.work.new_gates(2 * self.n_dies)
         ready = ring_gather(self.work, self.topology, self.group, on_die * self.activation_bytes, placed)
         for rows, columns in shares.fronts:
             split = column_shares(columns, self.n_dies)
-            computed = self._stage(FRONT, rows, split, n, ready)
+            computed = self.stage(FRONT, rows, split, n, ready)
             results = n * -(-split * self.model.activation_bits // 8)
             ready = ring_gather(self.work, self.topology, self.group, results, computed)
         with_heads = shares.out_rows > 0
         used = ready  # a die without heads takes part in the gathered projections only
         for rows, split in shares.own:
-            ready = self._stage(HEADS, rows, split, n, ready)
+            ready = self.stage(HEADS, rows, split, n, ready)
         front_bytes = -(-shares.front_columns * self.model.activation_bits // 8)
         used = np.where(with_heads, ready, used)[:, None]
-        self._area((n - on_die) * self.activation_bytes + n * front_bytes, before, int(placed[0]), used)
-        self._area(n * shares.token_bytes, before, int(placed[0]), finished)
+        self.area((n - on_die) * self.activation_bytes + n * front_bytes, before, int(placed[0]), used)
+        self.area(n * shares.token_bytes, before, int(placed[0]), finished)
         written = self._write(shares, n, ready, finished)
         ready = self._attend(shares, first, last, ready)
         for rows, split in shares.values:
-            ready = self._stage(VALUES, rows, split, n, ready)
+            ready = self.stage(VALUES, rows, split, n, ready)
         bounds = cut(self.model.d_model, blocks)
         reduced = -1
         for block, width in enumerate(np.diff(bounds).tolist()):
@@ -294,108 +167,11 @@ class _Attention:
             is_last = block == blocks - 1
             gate = ready if reduced < 0 else reduced
             reduced = finished if is_last else int(self.work.new_gates(0)[0])
-            self._area(with_heads * n * self._sum_bytes(width), gate, there[:, None], reduced)
-            computed = self._stage(OUTPUT, shares.out_rows, np.full(self.n_dies, width), n, there)
+            self.area(with_heads * n * self._sum_bytes(width), gate, there[:, None], reduced)
+            computed = self.stage(OUTPUT, shares.out_rows, np.full(self.n_dies, width), n, there)
             sums = on_die * self._sum_bytes(width)
             ends = ring_reduce_scatter(self.work, self.topology, self.group, sums, computed, reduced)
             self.work.set_gate(reduced, ends + (written if is_last else 0))
-
-    def _stage(self, tag: int, rows: ArrayLike, columns: Ints, n: int, gate: Ints) -> Ints:
-        """A matrix [rows, columns[d]] for each die d, loaded in micro-slices of columns and applied to n tokens.
-
-        Args:
-            rows: one number, or int64 [dies]. gate: int64 [dies], opens when the inputs are there.
-
-        Returns:
-            The gates that open when a die is done, int64 [dies].
-        """
-        height = np.broadcast_to(np.asarray(rows, dtype=np.int64), self.n_dies)
-        slices = self.micro_slices(rows, columns)
-        done = self.work.new_gates([width.size for width, _ in slices])
-        loaded = int(self.work.new_gates(sum(width.size for width, _ in slices))[0])
-        for d, (width, n_bytes) in enumerate(slices):
-            if width.size:
-                self._count(
-                    n * int(height[d] * columns[d]), int(n_bytes.sum()), n * int(height[d]), n * int(columns[d])
-                )
-                time = cycles_ps(self.package.die, matmul_cycles(self.package.die, n, height[d], width), n_bytes)
-                route, there = np.array([d]), int(self.preloaded[d])
-                self.preloaded_bytes[d] += int(n_bytes[:there].sum())
-                channel = np.where(np.arange(width.size) < there, -1, self.channel[d])
-                self._visit(
-                    tag, n_bytes, route, time[:, None], gate[route], done[route], np.array([n]), loaded, channel
-                )
-        self.preloaded[:] = 0  # only the first stage is loaded ahead
-        self.loaded = loaded
-        return done
-
-    def micro_slices(self, rows: ArrayLike, columns: Ints) -> list[tuple[Ints, Ints]]:
-        """Columns and bytes of the micro-slices of each die's share of a matrix; int64 [n] each."""
-        height = np.broadcast_to(np.asarray(rows, dtype=np.int64), self.n_dies)
-        out = []
-        for d in range(self.n_dies):
-            parts = max(SLICES, -(-int(height[d] * columns[d]) * self.model.weight_bits // 8 // self.slot_bytes))
-            width = np.diff(cut(int(columns[d]), parts)) if columns[d] and height[d] else columns[:0]
-            out.append((width, -(-height[d] * width * self.model.weight_bits // 8)))
-        return out
-
-    def _count(self, macs: int, operand_bytes: int, values_in: int, values_out: int) -> None:
-        """Add the work of computes: the array reads its operand and inputs once and writes its outputs once."""
-        self.macs += macs
-        self.read_bytes += operand_bytes - (-values_in * self.model.activation_bits // 8)
-        self.written_bytes += -(-values_out * self.model.activation_bits // 8)
-
-    def _visit(
-        self,
-        tag: int,
-        n_bytes: Ints,
-        route: Ints,
-        time: Ints,
-        gate: Ints,
-        done: Ints,
-        tokens: Ints,
-        loaded: int,
-        channel: Ints | None = None,
-    ) -> None:
-        """Chunks that come from the nearest channel of the first die of ``route`` and are computed at each of its dies.
-
-        Args:
-            n_bytes: int64 [chunks]. time: int64 [chunks, stops], ps. gate, done, tokens: int64 [stops].
-            channel: int64 [chunks], -1 for chunks that lie at the first die already; None: the nearest for all.
-        """
-        first = int(route[0])
-        skip = [self.entry[first]] if self.entry[first] != first else []
-        nothing = [-1] * len(skip)
-        arrive = np.full(len(skip) + route.size, -1)
-        arrive[-1] = loaded
-        self.work.add_chunks(
-            group=self.group,
-            bytes=n_bytes,
-            die=np.tile(np.concatenate((np.array(skip, dtype=np.int64), route)), (n_bytes.size, 1)),
-            channel=self.channel[first] if channel is None else channel,
-            gate=self.loaded,
-            tag=tag,
-            compute_ps=np.hstack((np.zeros((n_bytes.size, len(skip)), dtype=np.int64), time)),
-            stop_gate=[*nothing, *gate],
-            arrive=arrive,
-            done=[*nothing, *done],
-            tokens=[*([0] * len(skip)), *tokens],
-        )
-
-    def _circulate(
-        self, tag: int, n_bytes: Ints, dies: Ints, time: Ints, gate: Ints, done: Ints, tokens: Ints, loaded: int
-    ) -> None:
-        """Chunks that visit all ``dies``, each from another one on, so that they come in evenly.
-
-        Args:
-            n_bytes: int64 [chunks]. time: int64 [chunks, stops], ps. dies, gate, done, tokens: int64 [stops].
-        """
-        start = np.arange(n_bytes.size) % dies.size
-        for first in range(min(dies.size, n_bytes.size)):
-            mine, turn = start == first, (first + np.arange(dies.size)) % dies.size
-            self._visit(
-                tag, n_bytes[mine], dies[turn], time[mine][:, turn], gate[turn], done[turn], tokens[turn], loaded
-            )
 
     def _write(self, shares: HeadShares, n: int, ready: Ints, finished: int) -> int:
         """New keys and values go to DDR, over the mesh where a die has no channel; return the signals to come."""
@@ -475,7 +251,7 @@ class _Attention:
         one = self.package.die.model_copy(update={"array": "mac-array", "macs_per_cycle": 1})
         macs = attend_cycles(one, unit, at, new, context) + attend_cycles(one, unit, at, new, new, causal=True)
         heads, n, rows = int(unit.query_heads[at]), int(new.sum()), int((context + new).sum())
-        self._count(int(macs.sum()), rows * unit.row_bytes, n * heads * unit.key_width, n * heads * unit.value_width)
+        self.count(int(macs.sum()), rows * unit.row_bytes, n * heads * unit.key_width, n * heads * unit.value_width)
 
     def _read(self, unit: CacheUnit, new: Ints, context: Ints, ready: Ints, attended: Ints, loaded: int) -> int:
         """The cached rows of a unit, in chunks over the requests; return how many chunks visit each of its dies."""
@@ -495,12 +271,12 @@ class _Attention:
         n_bytes = np.diff(bounds) * unit.row_bytes
         time = cycles_ps(self.package.die, np.stack(cycles, axis=1), n_bytes[:, None])
         tokens = np.full(unit.dies.size, int(new.sum()))
-        self._circulate(READ, n_bytes, unit.dies, time, ready[unit.dies], attended[unit.dies], tokens, loaded)
+        self.circulate(READ, n_bytes, unit.dies, time, ready[unit.dies], attended[unit.dies], tokens, loaded)
         return int(n_bytes.size)
 
     def _router(self, finished: int, routed: int) -> None:
         """The router's columns, split over the dies, visit all dies with tokens."""
-        tokens = self._tokens(0, self.batch.n_tokens)
+        tokens = self.tokens_on_dies(0, self.batch.n_tokens)
         ring = np.array(self.topology.ring(range(self.n_dies)), dtype=np.int64)
         dies = ring[tokens[ring] > 0]
         projections = self.model.router_params // (self.model.n_experts * self.model.d_model)
@@ -509,10 +285,8 @@ class _Attention:
         cycles = matmul_cycles(self.package.die, tokens[dies], self.model.d_model, width[:, None])
         time = cycles_ps(self.package.die, cycles, n_bytes[:, None])
         n = int(tokens.sum())
-        self._count(
-            n * self.model.d_model * int(width.sum()), dies.size * int(n_bytes.sum()), n * self.model.d_model, 0
-        )
+        self.count(n * self.model.d_model * int(width.sum()), dies.size * int(n_bytes.sum()), n * self.model.d_model, 0)
         loaded = int(self.work.new_gates(n_bytes.size)[0])
         gate, done = np.full(dies.size, finished), np.full(dies.size, routed)
-        self._circulate(ROUTER, n_bytes, dies, time, gate, done, tokens[dies], loaded)
+        self.circulate(ROUTER, n_bytes, dies, time, gate, done, tokens[dies], loaded)
         self.work.set_gate(routed, int(n_bytes.size * dies.size))

@@ -24,8 +24,10 @@ from expertstream.engine.work import Work
 from expertstream.model import MoEModel
 from expertstream.package import Package, surviving
 from expertstream.planning import plan_on
-from expertstream.serving.attention import AttentionBatch, BlockPlan, first_loads, plan_attention, plan_lm_head
+from expertstream.serving.attention import AttentionBatch, first_loads, plan_attention
+from expertstream.serving.output_head import first_head_loads, plan_lm_head
 from expertstream.serving.preload import Preloads, Tail, measure_tail, own_channels
+from expertstream.serving.stages import BlockPlan
 from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
 from expertstream.trace import Routing
@@ -102,8 +104,8 @@ class Blocks:
         self._overlap = overlap and package.d2d.switching == "cut-through"
         self._own = own_channels(self._packages[0])
         self._ahead = {
-            head: Preloads(self._packages[0], self._own, first_loads(model, self._packages[0], head=head))
-            for head in (False, True)
+            head: Preloads(self._packages[0], self._own, first(model, self._packages[0]))
+            for head, first in ((False, first_loads), (True, first_head_loads))
         }
         self._known: OrderedDict[bytes, BlockTiming] = OrderedDict()
         # A dense layer is an MoE layer without routed experts and with one shared expert.

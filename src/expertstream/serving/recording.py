@@ -9,10 +9,10 @@ from expertstream.engine.timeline import Timeline
 from expertstream.package import SurvivingPackage
 from expertstream.report.perfetto import expert_names, trace_file
 from expertstream.report.perfetto_blocks import BlockTrace
-from expertstream.serving.attention import STAGES, BlockPlan
 from expertstream.serving.blocks import Blocks
 from expertstream.serving.preload import own_channels
 from expertstream.serving.server import Server
+from expertstream.serving.stages import STAGES, BlockPlan
 from expertstream.strategy import Plan
 from expertstream.workload import LayerWorkload
 

@@ -144,7 +144,9 @@ class Scenario(BaseModel):
         )
 
     @model_validator(mode="after")
-    def _ends(self) -> Scenario:
+    def _is_whole(self) -> Scenario:
+        if self.trace is not None and "synthetic" in self.model_fields_set:
+            raise misfit("'synthetic' does not go with 'trace', which is replayed; leave one of them out", "synthetic")
         if self.iterations is None and self.requests.count is None and self.requests.arrivals != "file":
             raise misfit("the run has no end; give iterations, or requests.count", "requests")
         return self

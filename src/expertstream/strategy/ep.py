@@ -1,4 +1,4 @@
-"""EP: every expert has a home die; tokens are dispatched to it and results combined (2-model.md section 5)."""
+"""EP: every expert has a home die; tokens are dispatched to it and results combined (docs/strategies.md)."""
 
 from __future__ import annotations
 

@@ -66,8 +66,9 @@ class Plan:
     """A layer as work for the engine.
 
     Attributes:
+        work: chunks, gates and groups. dispatcher: decides at run time which groups are admitted.
         slices: int64 [n, 3] expert, first and last + 1 column; a chunk's tag is a row number, -1 for no weights.
-        set_ptr, set_ids: token set i is ``set_ids[set_ptr[i] : set_ptr[i + 1]]``; a stop's tag is a set number.
+        set_ptr, set_ids: int64; token set i is ``set_ids[set_ptr[i] : set_ptr[i + 1]]``; a stop's tag is a set number.
         buffer_bytes: int64 [dies, 2], weight and token buffer that the strategy was given.
         passes: passes over the tokens; weights are loaded once per pass.
         ddr_layout: where the weights lie, in words.

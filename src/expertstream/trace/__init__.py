@@ -4,6 +4,7 @@ from expertstream.trace.calibration import Calibration
 from expertstream.trace.capture import capture, register_router
 from expertstream.trace.fitting import calibrate
 from expertstream.trace.held_out import HeldOut, held_out
+from expertstream.trace.importers import Imported, import_trace
 from expertstream.trace.packaged import packaged_trace
 from expertstream.trace.routing import Mix, Routing, RoutingTrace
 from expertstream.trace.statistics import TraceStatistics, statistics
@@ -12,6 +13,7 @@ from expertstream.trace.synthesis import Profile, synthesize
 __all__ = [
     "Calibration",
     "HeldOut",
+    "Imported",
     "Mix",
     "Profile",
     "Routing",
@@ -20,6 +22,7 @@ __all__ = [
     "calibrate",
     "capture",
     "held_out",
+    "import_trace",
     "packaged_trace",
     "register_router",
     "statistics",

@@ -50,7 +50,8 @@ class Calibration:
     """A fitted router; ``expertstream.trace.fitting.calibrate`` makes it from a trace.
 
     Attributes:
-        layers: in the order of layer_index. has_weights: whether drawn traces carry gate weights.
+        layers: in the order of layer_index. n_experts, top_k, model, source: of the trace that it was fitted to.
+        has_weights: whether drawn traces carry gate weights.
         notes: what could not be fitted, for people.
     """
 

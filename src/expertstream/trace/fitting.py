@@ -51,6 +51,7 @@ def calibrate(
     """Fit a Calibration to the tokens of known request.
 
     Args:
+        trace: a capture, with at least 64 tokens of known request.
         seed: of the simulations that the fit makes; the same seed, the same fit.
         report: told (done, total, what) after each layer.
 

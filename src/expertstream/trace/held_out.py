@@ -86,6 +86,9 @@ def held_out(
 ) -> tuple[HeldOut, RoutingTrace, RoutingTrace]:
     """Fit on one half of the requests, draw a twin of the other half; return the comparison, that half and its twin.
 
+    Args:
+        trace: a capture. seed: of the fit and the twin. report: told (done, total, what) after each layer.
+
     Raises:
         TraceError: fewer than two known requests, or too few tokens to fit.
     """

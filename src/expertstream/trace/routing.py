@@ -47,7 +47,7 @@ class Routing:
 
     Attributes:
         experts: int16 [tokens, k], distinct per token. weights: float32 [tokens, k], gate weights.
-        request: int32 [tokens]. layer: the model's layer number.
+        request: int32 [tokens]. layer: the model's layer number. n_experts: routed experts of the model.
         source: where it comes from; ``synthetic``: whether it was generated.
         before: int16 [tokens, k], the same tokens' experts at layer - 1; None where that layer is not recorded.
     """
@@ -75,7 +75,8 @@ class RoutingTrace:
         experts: int16 [tokens, layers, k]; weights: float32 of the same shape, None where not captured.
         request, position: int32 [tokens], -1 where unknown. phase: int8 [tokens], 0 prefill, 1 decode, -1 unknown.
         layer_index: int32 [layers], the model's number of each recorded layer.
-        model, source: names; id_space: what the expert ids mean.
+        n_experts: routed experts of the model. model, source: names; id_space: what the expert ids mean.
+        synthetic: whether it was generated; results then say so.
 
     Raises:
         TraceError: shapes that do not agree, ids out of range, an expert twice in a token, bad gate weights.

@@ -97,6 +97,8 @@ class Technology(BaseModel):
     """A technology profile.
 
     Attributes:
+        name: what results call it. summary: one line.
+        mac_int8_area, mac_fp16_area: of a MAC unit. sram_area: per size.
         mac_int8: a MAC of two values of at most 8 bits; mac_fp16: of any wider values.
         sram_read, sram_write: of the weight and token buffers. control: energy of clock, control and wires, as a share
             of that of MACs and SRAM. logic_leakage: per area of MACs and other logic; sram_leakage: per size.
