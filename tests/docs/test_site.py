@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ def test_every_page_is_there(site: Path) -> None:
     pages = {file.relative_to(ROOT / "docs").with_suffix(".html") for file in (ROOT / "docs").rglob("*.md")}
     assert {page for page in pages if not (site / page).is_file()} == set()
     assert not (site / "generate").exists()
+
+
+def test_every_list_and_table_became_one(site: Path) -> None:
+    """A list or a table right after a paragraph is taken for a part of it: an empty line belongs between."""
+    left = re.compile(r"<p>(?:(?!</p>).)*?\n\s*(?:- |\d+\. |\| ).*?</p>", re.DOTALL)
+    found = {}
+    for file in site.rglob("*.html"):
+        article = file.read_text().partition("<article")[2].partition("</article")[0]
+        found[file.name] = [match[0][:100] for match in left.finditer(article)]
+    assert {name: texts for name, texts in found.items() if texts} == {}
 
 
 def test_every_page_opens_without_a_request_to_elsewhere(site: Path, browser: Browser) -> None:
