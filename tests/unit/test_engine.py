@@ -165,6 +165,27 @@ def test_the_smallest_workable_buffer_works_and_one_byte_less_is_refused() -> No
     )
 
 
+def test_what_is_held_leaves_room_for_what_goes_on() -> None:
+    def work_of(spare: int) -> Work:
+        """Three chunks that wait at die 1 for a fourth, which must come through the same buffer."""
+        work = Work()
+        gate = work.new_gates(1)
+        held = {"group": work.new_group(), "bytes": KB, "spare": spare, "compute_ps": 1}
+        work.add_chunks(die=[[1]] * 3, channel=1, stop_gate=gate, **held)
+        slow = [[5_000_000, 1]]
+        work.add_chunks(
+            group=0, bytes=KB, die=[[0, 1]], channel=0, flow=False, compute_ps=slow, done=[[-1, gate[0]]]
+        )
+        return work
+
+    timeline = run(work_of(KB), full_network(2, buffer=3 * KB))
+    assert rows(timeline, LOAD) == [(0, 1_000_000), (0, 1_000_000), (1_000_000, 2_000_000), (6_100_002, 7_100_002)]
+    with pytest.raises(SimulationStuckError):
+        run(work_of(0), full_network(2, buffer=3 * KB))
+    with pytest.raises(BufferTooSmallError, match="needs 3500 bytes"):
+        run(work_of(2500), full_network(2, buffer=3 * KB))
+
+
 def test_work_that_cannot_go_on_is_explained() -> None:
     work = Work()
     gate = work.new_gates(3)

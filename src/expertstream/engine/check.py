@@ -24,6 +24,7 @@ def check_work(work: Work, network: Network, chunks: dict[str, Ints], stops: dic
     chunk_limits = {
         "n_stops": (1, MOST),
         "bytes": (0, MOST),
+        "spare": (0, MOST),
         "pool": (0, 1),
         "group": (0, work.n_groups - 1),
         "channel": (-1, network.n_channels - 1),

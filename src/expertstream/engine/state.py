@@ -156,7 +156,7 @@ def _need(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, first: Ints, n
     ends = first + c["n_stops"] - 1
     later = through[ends][chunk_of] - through
     pool = c["pool"][chunk_of]
-    need = space.copy()
+    need = space + c["spare"][chunk_of]
     for kind in (0, 1):
         moving = (pool == kind) & (buffered > 0)
         per_chunk = np.bincount(chunk_of[moving], minlength=c["bytes"].size)

@@ -13,7 +13,7 @@ from expertstream.engine.layout import WEIGHTS
 Ints = NDArray[np.int64]
 
 _STOP_FIELDS = ("die", "space", "compute_ps", "gate", "rank", "lifo", "arrive", "done", "hold", "tokens", "tag")
-_CHUNK_FIELDS = ("bytes", "pool", "group", "channel", "gate", "flow", "n_stops", "tag")
+_CHUNK_FIELDS = ("bytes", "pool", "group", "channel", "gate", "flow", "n_stops", "tag", "spare")
 
 
 @dataclass
@@ -72,6 +72,7 @@ class Work:
         gate: ArrayLike = -1,
         flow: bool = True,
         tag: ArrayLike = -1,
+        spare: ArrayLike = 0,
         space: ArrayLike | None = None,
         compute_ps: ArrayLike = 0,
         stop_gate: ArrayLike = -1,
@@ -86,10 +87,12 @@ class Work:
         """Add n chunks that visit m stops each; returns their numbers, int64 [n].
 
         Args:
-            group, bytes, channel, gate, tag: per chunk, broadcast to [n].
+            group, bytes, channel, gate, tag, spare: per chunk, broadcast to [n].
             die, space, compute_ps, stop_gate, rank, lifo, arrive, done, hold, tokens, stop_tag: per stop, broadcast to
                 [n, m]; ``die`` must have the full second dimension. ``space`` defaults to ``bytes`` at every stop.
             pool: ``WEIGHTS`` or ``TOKENS``, the buffer that the chunks take.
+            spare: bytes that must stay free in a buffer when a chunk has entered it: for others, that go on without a
+                gate, so that they never wait for chunks that are held at one.
             flow: a chunk is sent on when its compute starts (True) or ends (False).
             rank, lifo: pick order at a die: lower ranks first; within a rank the latest (lifo) or the earliest arrival.
             tag, stop_tag: the caller's own labels, kept with the timeline.
@@ -102,7 +105,7 @@ class Work:
         space = size[:, None] if space is None else space
         values = (dies, space, compute_ps, stop_gate, rank, lifo, arrive, done, hold, tokens, stop_tag)
         stops = {name: _filled(value, (n, m)).reshape(-1) for name, value in zip(_STOP_FIELDS, values, strict=True)}
-        chunks = {"bytes": size, "group": group, "channel": channel, "gate": gate, "tag": tag}
+        chunks = {"bytes": size, "group": group, "channel": channel, "gate": gate, "tag": tag, "spare": spare}
         return self.add_ragged(np.full(n, m), {**chunks, "pool": pool, "flow": int(flow)}, stops)
 
     def add_ragged(self, n_stops: ArrayLike, chunks: Mapping[str, ArrayLike], stops: Mapping[str, ArrayLike]) -> Ints:
@@ -110,12 +113,12 @@ class Work:
 
         Args:
             n_stops: stops of each chunk, int [n].
-            chunks: per chunk, broadcast to [n]: bytes and group are required; pool, channel, gate, flow, tag.
+            chunks: per chunk, broadcast to [n]: bytes and group are required; pool, channel, gate, flow, tag, spare.
             stops: per stop in chunk order, broadcast to [n_stops.sum()]: die is required; the rest as ``add_chunks``.
         """
         counts = np.asarray(n_stops, dtype=np.int64)
         n, m = counts.size, int(counts.sum())
-        defaults: dict[str, ArrayLike] = {"pool": WEIGHTS, "channel": -1, "gate": -1, "flow": 1, "tag": -1}
+        defaults: dict[str, ArrayLike] = {"pool": WEIGHTS, "channel": -1, "gate": -1, "flow": 1, "tag": -1, "spare": 0}
         values = {**defaults, **chunks, "n_stops": counts}
         self._chunks.append({k: _filled(values[k], (n,)) for k in _CHUNK_FIELDS})
         free: dict[str, ArrayLike] = {"space": np.repeat(self._chunks[-1]["bytes"], counts), "compute_ps": 0}
@@ -138,7 +141,7 @@ class Work:
     def chunk_arrays(self) -> dict[str, Ints]:
         """All chunks, one int64 [chunks] array a field.
 
-        bytes, pool, group, channel, gate, flow, n_stops, tag; of alternatives: other (the next one, -1: none), target
+        bytes, pool, group, channel, gate, flow, n_stops, tag, spare; of alternatives: other (the next one, -1: none), target
         (its die) and first (1 for the first of a row and for every chunk without alternatives).
         """
         fields = {name: _joined([batch[name] for batch in self._chunks]) for name in _CHUNK_FIELDS}
