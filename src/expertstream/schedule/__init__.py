@@ -1,6 +1,6 @@
 """The paper's scheduling decisions as pure functions."""
 
-from expertstream.schedule.adaptive import hot_next, tokens_move
+from expertstream.schedule.adaptive import hot_next, token_turns, tokens_move
 from expertstream.schedule.cycles import CYCLE_PS
 from expertstream.schedule.order import ORDERS, OrderName, id_order, paired_order
 from expertstream.schedule.placing import place
@@ -27,5 +27,6 @@ __all__ = [
     "pass_done",
     "place",
     "token_counts",
+    "token_turns",
     "tokens_move",
 ]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others
+ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others at once
+TURN_SHARE: Final = 3  # or a third of it, turn by turn
+SMALLEST_TURN: Final = 8  # tokens
 
 
-def tokens_move(tokens: int, stops: int, dies: int, token_bytes: int, weight_bytes: int, room: int) -> bool:
+def tokens_move(tokens: int, stops: int, dies: int, token_bytes: int, weight_bytes: int) -> bool:
     """Whether it is cheaper to move an expert's tokens to where its weights come in than to circulate the weights.
 
     Args:
@@ -20,12 +22,21 @@ def tokens_move(tokens: int, stops: int, dies: int, token_bytes: int, weight_byt
         stops: dies that hold them. Weights would be sent stops - 1 times, and once more where they come in elsewhere.
         dies: dies where weights come in, which compute the expert if tokens move: each token is sent to all of them.
         token_bytes: activations and partial sums of a token. weight_bytes: of the expert.
-        room: tokens for which a die has room.
     """
-    if tokens * ROOM_SHARE > room:
-        return False
     elsewhere = max(0, dies - stops)
     return tokens * dies * dies * token_bytes <= weight_bytes * ((stops - 1) * dies + elsewhere)
+
+
+def token_turns(tokens: int, room: int) -> int:
+    """In how many turns an expert's tokens may move, 0: in none, there is too little room.
+
+    Args:
+        tokens: of the expert, in the package. room: tokens of other dies for which a die has room.
+    """
+    if tokens * ROOM_SHARE <= room:
+        return 1
+    turn = room // TURN_SHARE
+    return -(-tokens // turn) if turn >= SMALLEST_TURN else 0
 
 
 def hot_next(backlog_ps: int, target_ps: int, compute: tuple[int, int], load: tuple[int, int]) -> bool:

@@ -12,13 +12,14 @@ from expertstream.engine.layout import COMPLETE
 from expertstream.engine.run import View
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import hot_next, tokens_move
+from expertstream.schedule import hot_next
 from expertstream.strategy.buffers import package_buffers
-from expertstream.strategy.gather import Homes, add_gathered
-from expertstream.strategy.micro_slices import micro_slices
+from expertstream.strategy.gather import Gathering
+from expertstream.strategy.homes import Homes
+from expertstream.strategy.modes import Modes
 from expertstream.strategy.plan import Options, Plan, any_pending
 from expertstream.strategy.shares import Shares, add_movement
-from expertstream.strategy.tokens import add_residents, token_batches
+from expertstream.strategy.tokens import TokenTurns, add_residents, token_batches
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
@@ -45,7 +46,10 @@ class AdaptiveDispatcher:
     Experts are cut into groups, so that a hot and a cold one stream side by side.
     """
 
-    def __init__(self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int) -> None:
+    def __init__(
+        self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int
+    ) -> None:
+        self._held, self._budget = held, budget
         self._prologue = [prologue]
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
@@ -64,7 +68,11 @@ class AdaptiveDispatcher:
             self._passes.pop(0)
         if not self._passes or not view.dry_channel or any_pending(view, list(self._running)):
             return []
-        group, compute_ps = self._passes[0].take(sum(self._running.values()), self._target_ps)
+        left = self._budget - sum(self._held.get(g, 0) for g in self._running)
+        fits = [self._held.get(g, 0) <= max(0, left) for g in self._passes[0].ends]
+        if not any(fits):
+            return []
+        group, compute_ps = self._passes[0].take(sum(self._running.values()), self._target_ps, fits)
         self._running[group] = compute_ps
         return [group]
 
@@ -79,10 +87,16 @@ class _Pass:
         self._total_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
         self._total_bytes = sum(size for groups in self.queue for _, _, size in groups)
 
-    def take(self, backlog_ps: int, target_ps: int) -> tuple[int, int]:
-        """The next group and its compute time."""
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The groups that may be next: of the hottest and of the coldest expert."""
+        return self.queue[0][0][0], self.queue[-1][0][0]
+
+    def take(self, backlog_ps: int, target_ps: int, fits: Sequence[bool] = (True, True)) -> tuple[int, int]:
+        """The next group and its compute time; ``fits``: whether there is room for either of ``ends``."""
         compute, load = (self._admitted_ps, self._total_ps), (self._admitted_bytes, self._total_bytes)
-        end = 0 if hot_next(backlog_ps, target_ps, compute, load) else -1
+        hot = fits[0] and (hot_next(backlog_ps, target_ps, compute, load) or not fits[1])
+        end = 0 if hot else -1
         group, ps, size = self.queue[end].pop(0)
         if not self.queue[end]:
             self.queue.pop(end)
@@ -100,89 +114,64 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     residents = int(workload.tokens_on_die.max()) * workload.activation_bytes
     residents += int(batches.tokens.max()) * workload.partial_sum_bytes
     room = (package.die.token_buffer_bytes - residents) // token_bytes
-    gathers = _gathers(workload, batches, int(room))
-    parts, _ = micro_slices(workload, options.micro_slices)
-    cutting = Cutting.of(workload.columns, np.where(gathers, _stay_parts(workload, n_channels), parts * dies))
-    flowing = _without(batches, gathers)
+    modes = Modes.of(workload, batches, int(room), options)
+    cutting = Cutting.of(workload.columns, modes.parts)
+    flowing = _only(batches, ~modes.gathers)
+    turns = TokenTurns.of(_only(batches, modes.gathers), modes.most)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
     active = batches.load.sum(axis=2) > 0
-    groups = _groups(work, workload, cutting, active)
+    groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
     flow = Flow(workload.topology.rings[: options.rings])
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
+    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare)
+    held: dict[int, int] = {}
     for p in range(batches.passes):
-        stay = np.flatnonzero(gathers & active[p])
-        turns = _turns(streams[p], groups[p])
-        homes = Homes.of(workload, cutting, turns, gathers, total[p], shares.load[p])
-        signals = add_gathered(
-            work, workload, cutting, homes, batches, p, stay.tolist(), groups[p], int(ready[p]), int(done[p])
-        )
-        work.add_to_gate(int(done[p]), signals)
-    by_expert = batches.ptr[::dies]
+        loads = _loads(streams[p], groups[p])
+        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.block > 0, total[p], shares.load[p])
+        work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], int(ready[p]), int(done[p])))
+        held |= _held_bytes(workload, cutting, modes, groups[p], homes)
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload)),
+        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget),
         slices=cutting.slices,
-        set_ptr=np.concatenate((shares.ptr, shares.ids.size + by_expert[1:])),
-        set_ids=np.concatenate((shares.ids, batches.ids)),
+        set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
+        set_ids=np.concatenate((shares.ids, turns.ids)),
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout=f"each expert's micro-slices striped evenly over {n_channels} DDR channels",
         notes=(
-            f"tokens move for {int((gathers & active.any(axis=0)).sum())} experts, weights for "
-            f"{int((~gathers & active.any(axis=0)).sum())} of {n_experts}",
+            f"tokens move for {int((modes.gathers & active.any(axis=0)).sum())} experts, weights for "
+            f"{int((~modes.gathers & active.any(axis=0)).sum())} of {n_experts}",
         ),
     )
 
 
-def _gathers(workload: LayerWorkload, batches: Batches, room: int) -> NDArray[np.bool_]:
-    """Experts of which the tokens move (in every pass), bool [experts]."""
-    n_dies = workload.package.n_dies
-    spread = min(n_dies, len(workload.package.channels))
-    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
-    tokens = batches.load.sum(axis=2).max(axis=0).tolist()
-    stops = (batches.load > 0).sum(axis=2).max(axis=0).tolist()
-    weights = workload.expert_bytes.tolist()
-    return np.array(
-        [
-            n_dies > 1 and tokens_move(n, s, spread, token_bytes, w, room)
-            for n, s, w in zip(tokens, stops, weights, strict=True)
-        ]
-    )
-
-
-def _stay_parts(workload: LayerWorkload, n_channels: int) -> int:
-    """Micro-slices of a gathered expert: one for each channel, or as many rounds as let ``slots`` fit a weight buffer.
-
-    One that passes through the die of its channel shares that buffer with trajectories over all dies: of these two
-    must fit, as in micro_slices.py, whichever micro-slices they are made of.
-    """
-    columns = int(workload.columns.max())
-    package = workload.package
-    slots = max(8, 2 * (package.n_dies + 1))
-    rounds = 2
-    while rounds * n_channels < columns and (
-        -(-columns // (rounds * n_channels)) * workload.column_bytes * slots > package.die.weight_buffer_bytes
-    ):
-        rounds += 1
-    return rounds * n_channels
-
-
-def _without(batches: Batches, gathers: NDArray[np.bool_]) -> Batches:
-    """The same tokens without those of gathered experts."""
-    load = np.where(gathers[None, :, None], 0, batches.load)
+def _only(batches: Batches, some: NDArray[np.bool_]) -> Batches:
+    """The same tokens at some of the experts only, bool [experts]."""
+    load = np.where(some[None, :, None], batches.load, 0)
     keep = np.repeat(load.reshape(-1) > 0, batches.load.reshape(-1))
     ptr = np.concatenate(([0], np.cumsum(load))).astype(np.int64)
     return Batches(load, ptr, batches.ids[keep], batches.tokens)
 
 
-def _groups(work: Work, workload: LayerWorkload, cutting: Cutting, active: NDArray[np.bool_]) -> Ints:
+def _held_bytes(workload: LayerWorkload, cutting: Cutting, modes: Modes, groups: Ints, homes: Homes) -> dict[int, int]:
+    """Of each group whose micro-slices stay, the bytes that it fills at the die that gets the most."""
+    n_dies = workload.package.n_dies
+    stay = np.flatnonzero((modes.block > 0)[cutting.slices[:, 0]] & (groups >= 0))
+    numbers, index = np.unique(groups[stay], return_inverse=True)
+    filled = np.bincount(index * n_dies + homes.die[stay], cutting.width[stay], numbers.size * n_dies)
+    most = filled.astype(np.int64).reshape(-1, n_dies).max(axis=1, initial=0) * workload.column_bytes
+    return dict(zip(numbers.tolist(), most.tolist(), strict=True))
+
+
+def _groups(work: Work, workload: LayerWorkload, cutting: Cutting, modes: Modes, active: NDArray[np.bool_]) -> Ints:
     """A group for every few micro-slices of an activated expert, int64 [passes, micro-slices], -1 for the others."""
     n_channels = len(workload.package.channels)
     budget = workload.package.die.weight_buffer_bytes * workload.package.n_dies // GROUPS_PER_BUFFER
@@ -190,7 +179,7 @@ def _groups(work: Work, workload: LayerWorkload, cutting: Cutting, active: NDArr
     for p, e in zip(*np.nonzero(active), strict=True):
         first, count = int(cutting.first[e]), int(cutting.per_expert[e])
         size = int(cutting.width[first]) * workload.column_bytes
-        each = n_channels * max(1, budget // max(1, size * n_channels))
+        each = int(modes.block[e]) or n_channels * max(1, budget // max(1, size * n_channels))
         index = np.arange(count) // each
         numbers = np.array([work.new_group() for _ in range(int(index[-1]) + 1)])
         out[p, first : first + count] = numbers[index]
@@ -212,7 +201,7 @@ def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: In
     return out
 
 
-def _turns(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
+def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
     """Micro-slices of each group, in the order in which groups load if MAC arrays never run dry."""
     queue = _Pass(streams)
     while queue.queue:

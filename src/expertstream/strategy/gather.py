@@ -2,90 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
-from expertstream.package import Topology
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import place
+from expertstream.strategy.homes import Homes
+from expertstream.strategy.tokens import TokenTurns
 from expertstream.strategy.trajectories import Cutting
-from expertstream.workload import Batches, LayerWorkload
+from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Homes:
-    """Where the micro-slices of gathered experts come in and stay.
-
-    Attributes:
-        channel, die: int64 [micro-slices], -1 for those of other experts.
-    """
-
-    channel: Ints
-    die: Ints
-
-    @classmethod
-    def of(
-        cls, workload: LayerWorkload, cutting: Cutting, turns: Iterable[Ints], gathers: NDArray[np.bool_], load: Ints,
-        shares: Ints,
-    ) -> Homes:  # fmt: skip
-        """Stripe the experts' micro-slices over the channels, and place each at a die near its channel (``place``).
-
-        Args:
-            turns: micro-slices, int64 [n] each, of one expert each, in the order in which they are expected to load.
-            gathers: bool [experts], whether an expert's tokens move.
-            load: int64 [experts], tokens. shares: int64 [experts, dies], tokens that a die computes of other experts.
-        """
-        package, model, topology = workload.package, workload.model, workload.topology
-        n_channels = len(package.channels)
-        channel = np.full(cutting.slices.shape[0], -1, dtype=np.int64)
-        die = channel.copy()
-        network = topology.network_arrays()
-        channel_free, link_free, die_free = (
-            np.zeros(n, dtype=np.int64) for n in (n_channels, topology.links.shape[0], package.n_dies)
-        )
-        ways = [_ways(topology, c) for c in range(n_channels)]
-        bandwidth = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64)
-        width = cutting.width
-        turn = 0
-        for tags in turns:
-            e = int(cutting.slices[tags[0], 0])
-            size = width[tags] * workload.column_bytes
-            at = (np.arange(tags.size) + turn) % n_channels
-            turn += tags.size
-            load_ps = size * 10**12 // bandwidth[at]
-            if not gathers[e]:
-                time = compute_ps(package.die, shares[e][:, None], model.d_model, width[tags], model.weight_bits)
-                channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
-                die_free[:] = np.maximum(die_free, channel_free.min()) + np.where(shares[e] > 0, time.sum(axis=1), 0)
-                continue
-            time = compute_ps(package.die, int(load[e]), model.d_model, width[tags], model.weight_bits)
-            send_ps = size * 10**12 // package.d2d.bandwidth_bytes_per_s
-            channel[tags] = at
-            for c in np.unique(at).tolist():
-                mine = np.flatnonzero(at == c)
-                where = np.empty(mine.size, dtype=np.int64)
-                place(
-                    channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c, ways[c],
-                    load_ps[mine], send_ps[mine], time[mine], where,
-                )  # fmt: skip
-                die[tags[mine]] = where
-        return cls(channel, die)
-
-
-def _ways(topology: Topology, channel: int) -> Ints:
-    """Dies to which no channel is nearer, and the row of the path to each, nearest first; int64 [n, 2]."""
-    distance = np.array([topology.hops[list(c.dies)].min(axis=0) for c in topology.package.channels])
-    mine = np.flatnonzero(distance[channel] == distance.min(axis=0))
-    mine = mine[np.argsort(distance[channel, mine], kind="stable")]
-    entry = np.array([topology.entry_die(channel, int(d)) for d in mine], dtype=np.int64)
-    return np.stack((mine, entry * topology.n_dies + mine), axis=1)
 
 
 @dataclass
@@ -110,100 +41,149 @@ class _Columns:
             work.add_ragged(self.n_stops, {**self.chunks, "pool": TOKENS}, self.stops)
 
 
-def add_gathered(
-    work: Work, workload: LayerWorkload, cutting: Cutting, homes: Homes, batches: Batches, p: int, experts: list[int],
-    groups: Ints, ready: int, done: int,
-) -> int:  # fmt: skip
-    """Add the gathered experts of a pass; return the number of signals to ``done``.
+class _Round(NamedTuple):
+    """A turn of an expert's tokens: the gate of its room; for each die the gates of its tokens and of its computes."""
 
-    Room is taken at all dies of an expert before its weights load (as in shares.add_movement). Tokens of a die visit
-    the expert's dies along the ring; their partial sums are collected on the same way, and come home.
+    placed: int
+    arrived: dict[int, int]
+    computed: dict[int, int]
+
+
+class Gathering:
+    """Adds the gathered experts of a layer, pass by pass.
+
+    Room for a turn of tokens is taken at all dies of an expert before its weights load (as in shares.add_movement), and
+    for the next turn when it has been: at all dies at one instant, so that turns have one order everywhere and the
+    first of them always finds its room. Tokens of a die visit the expert's dies along the ring; their partial sums are
+    collected on the same way, and come home.
+
+    The weights of an expert with several turns stay until the last. They leave ``spare`` bytes free for micro-slices
+    that go on without a gate, and the dispatcher admits no more of them at a time than fit beside that: so whatever
+    has been admitted can come in, and ends.
 
     Args:
-        groups: int64 [micro-slices]; tokens belong to the group of the expert's first micro-slice.
+        turns: of the gathered experts. first_set: number of the token set of turn 0.
     """
-    topology, model = workload.topology, workload.model
-    n_dies, n_experts, passes = workload.package.n_dies, workload.columns.size, batches.passes
-    n_sets = passes * n_experts * n_dies
-    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
-    full = topology.ring(range(n_dies))
-    areas, sent, back, relays = _Columns(), _Columns(), _Columns(), _Columns()
-    signals = 0
-    for e in experts:
-        load = batches.load[p, e]
-        total = int(load.sum())
-        tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
-        group = int(groups[tags[0]])
-        dies = [d for d in full if (homes.die[tags] == d).any()]
-        sources = np.flatnonzero(load).tolist()
+
+    def __init__(
+        self, work: Work, workload: LayerWorkload, cutting: Cutting, turns: TokenTurns, first_set: int, spare: int
+    ) -> None:
+        self._work, self._workload, self._cutting, self._turns = work, workload, cutting, turns
+        self._first_set, self._spare = first_set, spare
+        self._ring = workload.topology.ring(range(workload.package.n_dies))
+        self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
+
+    def add(self, p: int, homes: Homes, groups: Ints, ready: int, done: int) -> int:
+        """Add the experts of a pass; return the number of signals to ``done``.
+
+        Args:
+            groups: int64 [micro-slices]; of an expert with several turns, those of one group stay together, group by
+                group. Tokens belong to the group of the first.
+            ready, done: gates of the pass (tokens.add_residents).
+        """
+        turns, cutting = self._turns, self._cutting
+        signals = 0
+        part, expert = np.divmod(turns.key, self._workload.columns.size)
+        for i in np.flatnonzero(part == p).tolist():
+            e = int(expert[i])
+            tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
+            mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
+            cuts = np.flatnonzero(np.diff(groups[tags])) + 1 if len(mine) > 1 else []
+            for block in np.split(tags, cuts):
+                rounds: list[_Round] = []
+                for turn in mine:
+                    after = rounds[-1].placed if rounds else -1
+                    rounds.append(self._add_round(turn, homes.die[block], int(groups[block[0]]), after, ready, done))
+                    signals += int((turns.on_die[turn] > 0).sum())
+                self._add_weights(mine, block, homes, groups[block], rounds)
+        for columns in (self._areas, self._relays, self._sent, self._back):
+            columns.emit(self._work)
+        self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
+        return signals
+
+    def _add_round(self, turn: int, die: Ints, group: int, after: int, ready: int, done: int) -> _Round:
+        """Room, tokens and partial sums of a turn; every die with tokens of its own signals ``done`` once."""
+        workload, work = self._workload, self._work
+        load = self._turns.on_die[turn].tolist()
+        total = sum(load)
+        dies = [d for d in self._ring if (die == d).any()]
+        sources = [s for s in range(len(load)) if load[s]]
         chains = [s for s in sources if dies != [s]]
-        placed = int(work.new_gates(len(dies))[0])
-        combined = int(work.new_gates(len(chains))[0])
-        at = {d: i for i, d in enumerate(dies)}
-        arrived = work.new_gates([sum(s != d for s in sources) + (ready >= 0) for d in dies]).tolist()
-        computed = work.new_gates([int((homes.die[tags] == d).sum()) for d in dies]).tolist()
+        placed, combined = work.new_gates([len(dies), len(chains)]).tolist()
+        come = [sum(s != d for s in sources) + (ready >= 0) for d in dies]
+        arrived = dict(zip(dies, work.new_gates(come).tolist(), strict=True))
+        computed = dict(zip(dies, work.new_gates([int((die == d).sum()) for d in dies]).tolist(), strict=True))
         for d in dies:
-            area = (total - int(load[d])) * token_bytes
-            areas.add(
-                {"group": group, "bytes": area},
+            area = (total - load[d]) * (workload.activation_bytes + workload.partial_sum_bytes)
+            self._areas.add(
+                {"group": group, "bytes": area, "gate": after},
                 {"die": [d], "arrive": [placed], "hold": [combined if chains else -1]},
             )
             if ready >= 0:
-                relays.add(
-                    {"group": group, "bytes": 0, "gate": ready},
-                    {"die": [d], "arrive": [arrived[at[d]]], "done": [-1]},
-                )
-            if load[d]:
-                relays.add(
-                    {"group": group, "bytes": 0, "gate": computed[at[d]]},
-                    {"die": [d], "arrive": [-1], "done": [done]},
-                )
-                signals += 1
+                stop = {"die": [d], "arrive": [arrived[d]], "done": [-1]}
+                self._relays.add({"group": group, "bytes": 0, "gate": ready}, stop)
+            if [d] == dies and load[d]:
+                stop = {"die": [d], "arrive": [-1], "done": [done]}
+                self._relays.add({"group": group, "bytes": 0, "gate": computed[d]}, stop)
         for s in chains:
-            turned = full[full.index(s) + 1 :] + full[: full.index(s)]
-            others = [d for d in turned if d in at]
+            at = self._ring.index(s)
+            others = [d for d in self._ring[at + 1 :] + self._ring[:at] if d in arrived]
             n = len(others)
-            sent.add(
-                {"group": group, "bytes": int(load[s]) * workload.activation_bytes, "gate": placed},
-                {"die": [s, *others], "space": [0] * (n + 1), "arrive": [-1, *(arrived[at[d]] for d in others)]},
+            self._sent.add(
+                {"group": group, "bytes": load[s] * workload.activation_bytes, "gate": placed},
+                {"die": [s, *others], "space": [0] * (n + 1), "arrive": [-1, *(arrived[d] for d in others)]},
             )
-            back.add(
-                {"group": group, "bytes": int(load[s]) * workload.partial_sum_bytes, "gate": computed[at[others[0]]]},
+            self._back.add(
+                {"group": group, "bytes": load[s] * workload.partial_sum_bytes, "gate": computed[others[0]]},
                 {
                     "die": [*others, s],
                     "space": [0] * (n + 1),
-                    "gate": [*(computed[at[d]] for d in others), -1],
+                    "gate": [*(computed[d] for d in others), computed.get(s, -1)],
                     "arrive": [-1] * n + [combined],
                     "done": [-1] * n + [done],
                 },
             )
-        signals += len(chains)
-        entry = np.array([topology.entry_die(int(homes.channel[t]), int(homes.die[t])) for t in tags])
-        width = cutting.width[tags]
-        time = compute_ps(workload.package.die, total, model.d_model, width, model.weight_bits)
-        through = (entry != homes.die[tags]).astype(np.int64)
-        last = np.cumsum(through + 1) - 1
-        size = int(last[-1]) + 1
-        stops = {"die": np.empty(size, dtype=np.int64), "compute_ps": np.zeros(size, dtype=np.int64)}
-        stops |= {name: np.full(size, -1, dtype=np.int64) for name in ("gate", "done", "tag")}
-        stops["rank"] = np.ones(size, dtype=np.int64)  # as micro-slices that have just been loaded
-        stops["tokens"] = np.zeros(size, dtype=np.int64)
-        stops["die"][last - through] = entry
-        index = np.array([at[int(d)] for d in homes.die[tags]])
-        stops["die"][last], stops["compute_ps"][last] = homes.die[tags], time
-        stops["gate"][last], stops["done"][last] = np.array(arrived)[index], np.array(computed)[index]
-        stops["tokens"][last], stops["tag"][last] = total, n_sets + p * n_experts + e
-        work.add_ragged(
-            through + 1,
+        return _Round(placed, arrived, computed)
+
+    def _add_weights(self, turns: range, tags: Ints, homes: Homes, groups: Ints, rounds: list[_Round]) -> None:
+        """Micro-slices that are computed at their die turn by turn and stay there for as long."""
+        workload, n, many = self._workload, tags.size, len(rounds) > 1
+        die, channel, width = homes.die[tags], homes.channel[tags], self._cutting.width[tags]
+        entry = [workload.topology.entry_die(c, d) for c, d in zip(channel.tolist(), die.tolist(), strict=True)]
+        through = (np.array(entry) != die).astype(np.int64)
+        n_stops = through + len(rounds) + many
+        begin = np.cumsum(n_stops) - n_stops
+        size = width * workload.column_bytes
+        stops = {name: np.full(int(n_stops.sum()), -1, dtype=np.int64) for name in ("gate", "arrive", "done", "hold")}
+        stops |= {name: np.zeros(int(n_stops.sum()), dtype=np.int64) for name in ("compute_ps", "tokens", "space")}
+        stops["tag"] = stops["gate"].copy()
+        stops["die"] = np.repeat(die, n_stops)
+        stops["die"][begin] = entry
+        stops["space"][begin] = size
+        stops["space"][begin + through] = size
+        for nth, (turn, round_) in enumerate(zip(turns, rounds, strict=True)):
+            at = begin + through + nth
+            total = int(self._turns.on_die[turn].sum())
+            stops["compute_ps"][at] = compute_ps(
+                workload.package.die, total, workload.model.d_model, width, workload.model.weight_bits
+            )
+            stops["gate"][at] = [round_.arrived[d] for d in die.tolist()]
+            stops["done"][at] = [round_.computed[d] for d in die.tolist()]
+            stops["tokens"][at], stops["tag"][at] = total, self._first_set + turn
+        if many:
+            used = self._work.new_gates(np.ones(n, dtype=np.int64))
+            stops["hold"][begin + through] = used
+            stops["arrive"][begin + n_stops - 1] = used
+        self._work.add_ragged(
+            n_stops,
             {
-                "bytes": width * workload.column_bytes,
-                "group": groups[tags],
-                "channel": homes.channel[tags],
-                "gate": placed,
+                "bytes": size,
+                "group": groups,
+                "channel": channel,
+                "gate": rounds[0].placed,
                 "tag": tags,
+                "flow": int(not many),
+                "spare": self._spare if many else 0,
             },
-            stops,
+            {**stops, "rank": 1},  # as micro-slices that have just been loaded
         )
-    for columns in (areas, relays, sent, back):
-        columns.emit(work)
-    return signals

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
+from expertstream.strategy.plan import ranks_within
 from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
@@ -70,3 +73,38 @@ def add_residents(work: Work, workload: LayerWorkload, batches: Batches, done: I
             hold=done[p],
         )
     return group, ready
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTurns:
+    """The tokens of each (pass, expert) that has some, cut into turns; each takes about evenly from all dies.
+
+    Attributes:
+        key: int64 [lists], pass x experts + expert, ascending.
+        count, first: turns of each, and which is its first, int64 [lists].
+        ptr, ids: tokens of turn i are ``ids[ptr[i] : ptr[i + 1]]``.
+        on_die: int64 [turns, dies], how many of them live on each die.
+    """
+
+    key: Ints
+    count: Ints
+    first: Ints
+    ptr: Ints
+    ids: Ints
+    on_die: Ints
+
+    @classmethod
+    def of(cls, batches: Batches, most: Ints | int) -> TokenTurns:
+        """Turns of at most ``most`` tokens, int or int64 [experts]."""
+        _, n_experts, n_dies = batches.load.shape
+        cell = np.repeat(np.arange(batches.load.size), batches.load.reshape(-1))
+        order = np.lexsort((cell % n_dies, ranks_within(cell), cell // n_dies))
+        key = cell[order] // n_dies
+        lists, index, size = np.unique(key, return_inverse=True, return_counts=True)
+        count = -(-size // np.broadcast_to(most, n_experts)[lists % n_experts])
+        first = np.cumsum(count) - count
+        turn = first[index] + ranks_within(key) * count[index] // size[index]
+        n = int(count.sum())
+        ptr = np.concatenate(([0], np.cumsum(np.bincount(turn, minlength=n)))).astype(np.int64)
+        on_die = np.bincount(turn * n_dies + cell[order] % n_dies, minlength=n * n_dies).astype(np.int64)
+        return cls(lists, count, first, ptr, batches.ids[order], on_die.reshape(n, n_dies))

@@ -17,7 +17,7 @@ from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.plan import InOrder, Options, Plan, cut_many, in_order, ranks_within
-from expertstream.strategy.tokens import add_residents, token_batches
+from expertstream.strategy.tokens import TokenTurns, add_residents, token_batches
 from expertstream.units import format_bytes
 from expertstream.workload import LayerWorkload
 
@@ -42,18 +42,8 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     residents, ready = add_residents(work, workload, batches, done)
 
-    # Token sets: the tokens of an expert and pass, dies in turn, cut into turns.
-    cell = np.repeat(np.arange(batches.load.size), batches.load.reshape(-1))
-    order = np.lexsort((cell % n_dies, ranks_within(cell), cell // n_dies))
-    token, key = batches.ids[order], cell[order] // n_dies
-    lists, index, size = np.unique(key, return_inverse=True, return_counts=True)
-    n_turns = -(-size // area_tokens)
-    first_set = np.cumsum(n_turns) - n_turns
-    set_of = first_set[index] + ranks_within(key) * n_turns[index] // size[index]
-    n_sets = int(n_turns.sum())
-    ptr = np.concatenate(([0], np.cumsum(np.bincount(set_of, minlength=n_sets)))).astype(np.int64)
-    on_die = np.bincount(set_of * n_dies + workload.die_of_token[token], minlength=n_sets * n_dies)
-    on_die = on_die.reshape(n_sets, n_dies).astype(np.int64)
+    turns = TokenTurns.of(batches, area_tokens)
+    lists, n_turns, first_set, on_die = turns.key, turns.count, turns.first, turns.on_die
 
     # Units: an expert, or a block of its columns that stays until all turns are computed.
     part, expert = np.divmod(lists, total)
@@ -225,8 +215,8 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
         work=work,
         dispatcher=InOrder([residents], phases, window=[SHARED_WINDOW, window]),
         slices=slices,
-        set_ptr=ptr,
-        set_ids=token,
+        set_ptr=turns.ptr,
+        set_ids=turns.ids,
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout="each die's share of every expert in its nearest DDR channel",
