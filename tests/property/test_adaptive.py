@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -55,10 +58,15 @@ def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[
     check_invariants(result)
 
 
+@pytest.mark.parametrize("force_turns", [False, True])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases())
-def test_every_adaptive_schedule_obeys_the_physical_model(case: Case) -> None:
-    result = _run(replace(case, strategy="fse-dp-adaptive"))
+def test_every_adaptive_schedule_obeys_the_physical_model(force_turns: bool, case: Case) -> None:
+    with ExitStack() as stack:
+        if force_turns:  # as often as there is too little room for all tokens of an expert
+            stack.enter_context(patch("expertstream.strategy.modes.COMPUTE_BOUND", 0))
+            stack.enter_context(patch("expertstream.schedule.adaptive.SMALLEST_TURN", 1))
+        result = _run(replace(case, strategy="fse-dp-adaptive"))
     assume(result is not None)
     assert result is not None
     check_invariants(result)

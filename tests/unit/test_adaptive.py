@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expertstream.schedule import hot_next, place, tokens_move
+from expertstream.schedule import hot_next, place, token_turns, tokens_move
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,21 @@ from expertstream.schedule import hot_next, place, tokens_move
     ],
 )
 def test_what_is_cheaper_moves(tokens: int, stops: int, dies: int, moves: bool) -> None:
-    assert tokens_move(tokens, stops, dies, token_bytes=10, weight_bytes=320, room=1000) is moves
+    assert tokens_move(tokens, stops, dies, token_bytes=10, weight_bytes=320) is moves
 
 
-def test_tokens_for_which_there_is_no_room_stay() -> None:
-    assert tokens_move(24, 4, 4, token_bytes=10, weight_bytes=320, room=48)
-    assert not tokens_move(24, 4, 4, token_bytes=10, weight_bytes=320, room=47)
+@pytest.mark.parametrize(
+    ("tokens", "room", "turns"),
+    [
+        (24, 48, 1),  # half the room
+        (25, 48, 2),  # 16 at a time, a third of the room
+        (100, 48, 7),
+        (25, 23, 0),  # fewer than 8 at a time are not worth while
+        (1, 2, 1),
+    ],
+)
+def test_tokens_come_in_as_many_turns_as_the_room_asks_for(tokens: int, room: int, turns: int) -> None:
+    assert token_turns(tokens, room) == turns
 
 
 def test_a_cold_expert_is_next_when_compute_is_ahead_of_the_loads() -> None:

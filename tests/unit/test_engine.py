@@ -173,9 +173,7 @@ def test_what_is_held_leaves_room_for_what_goes_on() -> None:
         held = {"group": work.new_group(), "bytes": KB, "spare": spare, "compute_ps": 1}
         work.add_chunks(die=[[1]] * 3, channel=1, stop_gate=gate, **held)
         slow = [[5_000_000, 1]]
-        work.add_chunks(
-            group=0, bytes=KB, die=[[0, 1]], channel=0, flow=False, compute_ps=slow, done=[[-1, gate[0]]]
-        )
+        work.add_chunks(group=0, bytes=KB, die=[[0, 1]], channel=0, flow=False, compute_ps=slow, done=[[-1, gate[0]]])
         return work
 
     timeline = run(work_of(KB), full_network(2, buffer=3 * KB))
