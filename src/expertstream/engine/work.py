@@ -141,8 +141,8 @@ class Work:
     def chunk_arrays(self) -> dict[str, Ints]:
         """All chunks, one int64 [chunks] array a field.
 
-        bytes, pool, group, channel, gate, flow, n_stops, tag, spare; of alternatives: other (the next one, -1: none), target
-        (its die) and first (1 for the first of a row and for every chunk without alternatives).
+        bytes, pool, group, channel, gate, flow, n_stops, tag, spare; of alternatives: other (the next one, -1: none),
+        target (its die) and first (1 for the first of a row and for every chunk without alternatives).
         """
         fields = {name: _joined([batch[name] for batch in self._chunks]) for name in _CHUNK_FIELDS}
         other, target = np.full(self.n_chunks, -1, dtype=np.int64), np.zeros(self.n_chunks, dtype=np.int64)

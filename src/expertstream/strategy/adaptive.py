@@ -108,7 +108,7 @@ class _Pass:
 def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     """Weights circulate (fse-dp, tokens evened out), or tokens go to where weights come in (gather.py), per expert."""
     package, n_experts = workload.package, workload.columns.size
-    dies, n_channels = package.n_dies, len(package.channels)
+    n_channels = len(package.channels)
     batches = token_batches(workload)
     token_bytes = workload.activation_bytes + workload.partial_sum_bytes
     residents = int(workload.tokens_on_die.max()) * workload.activation_bytes

@@ -88,8 +88,8 @@ class Gathering:
             e = int(expert[i])
             tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
             mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
-            cuts = np.flatnonzero(np.diff(groups[tags])) + 1 if len(mine) > 1 else []
-            for block in np.split(tags, cuts):
+            cuts = np.flatnonzero(np.diff(groups[tags])) + 1
+            for block in np.split(tags, cuts) if len(mine) > 1 else [tags]:
                 rounds: list[_Round] = []
                 for turn in mine:
                     after = rounds[-1].placed if rounds else -1

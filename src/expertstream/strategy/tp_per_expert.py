@@ -207,8 +207,8 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
         mine = np.flatnonzero(part[of] == p)
         mine = mine[np.lexsort((block[mine], position[expert[of[mine]]]))]
         routed = unit_group[mine[~shared[of[mine]]]].tolist()
-        turns = [round_group[first_round[u] + t] for u in mine[shared[of[mine]]].tolist() for t in range(rounds_of[u])]
-        phases.append([[int(g) for g in turns], routed])
+        again = [round_group[first_round[u] + t] for u in mine[shared[of[mine]]].tolist() for t in range(rounds_of[u])]
+        phases.append([[int(g) for g in again], routed])
     smallest = int(width.max(axis=1, initial=1).min(initial=1)) * workload.column_bytes
     window = 1 if _crossed(workload, entry) else 2 + int(package.die.weight_buffer_bytes // max(smallest, 1))
     return Plan(
