@@ -9,6 +9,7 @@ from expertstream.strategy import Options, Plan, Strategy, strategy_names
 from expertstream.trace import (
     Routing,
     RoutingTrace,
+    TraceWriter,
     calibrate,
     capture,
     import_trace,
@@ -29,6 +30,7 @@ __all__ = [
     "RoutingTrace",
     "Strategy",
     "Technology",
+    "TraceWriter",
     "calibrate",
     "capture",
     "compare",

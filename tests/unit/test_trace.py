@@ -63,7 +63,8 @@ def test_parquet_keeps_everything(tmp_path: Path, weights: Any) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
     table = pq.read_table(tmp_path / "t.parquet")
     assert table.num_rows == 12
-    assert table.slice(3, 1).to_pylist()[0].items() >= {"token": 1, "layer": 7, "request": 0, "experts": [1, 2]}.items()
+    assert table["layer"].to_pylist() == [4] * 6 + [7] * 6
+    assert table.slice(7, 1).to_pylist()[0].items() >= {"token": 1, "layer": 7, "request": 0, "experts": [1, 2]}.items()
 
 
 def test_parquet_in_a_folder_that_looks_like_a_partition(tmp_path: Path) -> None:
@@ -81,11 +82,10 @@ def test_a_write_that_fails_leaves_the_old_file(
     make().save(path)
     before = path.read_bytes()
 
-    def half(_table: Any, where: str, **_: Any) -> None:
-        Path(where).write_bytes(b"half")
+    def half(_writer: Any, _table: Any, **_: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(pq, "write_table", half)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", half)
     with pytest.raises((TraceError, KeyboardInterrupt)):
         make().save(path)
     assert path.read_bytes() == before
@@ -131,8 +131,8 @@ def rewritten(path: Path, change: Any) -> Path:
     ("change", "expected"),
     [
         (lambda t: t.slice(0, 0), "the trace is empty: it has no rows"),
-        (lambda t: t.slice(0, 11), "is not a whole trace: one row per token and layer, in that order, is needed"),
-        (lambda t: t.slice(1), "is not a whole trace: one row per token and layer, in that order, is needed"),
+        (lambda t: t.slice(0, 11), "is not a whole trace: one row per token and layer, numbered from 0 on, is needed"),
+        (lambda t: t.slice(1), "is not a whole trace: one row per token and layer, numbered from 0 on, is needed"),
         (lambda t: t.drop_columns(["phase"]), "is not a whole trace: it has no column 'phase'"),
         (
             lambda t: t.set_column(2, "request", pa.array([None] * 12, pa.int32())),

@@ -6,6 +6,7 @@ from expertstream.trace.fitting import calibrate
 from expertstream.trace.held_out import HeldOut, held_out
 from expertstream.trace.importers import Imported, import_trace
 from expertstream.trace.packaged import packaged_trace
+from expertstream.trace.parquet import TraceWriter
 from expertstream.trace.routing import Mix, Routing, RoutingTrace
 from expertstream.trace.statistics import TraceStatistics, statistics
 from expertstream.trace.synthesis import Profile, synthesize
@@ -19,6 +20,7 @@ __all__ = [
     "Routing",
     "RoutingTrace",
     "TraceStatistics",
+    "TraceWriter",
     "calibrate",
     "capture",
     "held_out",

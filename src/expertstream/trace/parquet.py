@@ -1,15 +1,18 @@
 """The native form of a trace: Parquet, one row per token and layer, the rest in the file's metadata.
 
 Columns: token int32, layer int32, request int32, position int32, phase int8, experts list<int16>, and, where gate
-weights were captured, weights list<float32>.
+weights were captured, weights list<float32>. Rows are grouped by blocks of BLOCK tokens, in a block by layer: each row
+group holds one layer of one block, so that a few layers or requests of a large file are read without the others.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,69 +25,214 @@ if TYPE_CHECKING:
     from expertstream.trace.routing import RoutingTrace
 
 FORMAT = b"expertstream-trace-1"
+BLOCK = 65536  # tokens of a row group
+MAX_CHOICES = 2**30  # (token, layer, expert) that are read at once: 2 GiB
+MAX_ROWS = 2**27  # of a row group
 REQUIRED_COLUMNS = ("token", "layer", "request", "position", "phase", "experts")
 REQUIRED_METADATA = ("n_experts", "model", "source", "id_space", "synthetic")
+PER_TOKEN = ("request", "position", "phase")
+_DAMAGED = (pa.ArrowException, OSError, ValueError)
+
+
+class TraceWriter:
+    """Writes a trace that need not fit into memory, block by block; the file appears whole or not at all.
+
+    Use it in a ``with`` block; if the block fails, nothing is left of the file.
+
+    Args:
+        path: must end in .parquet. layer_index: the model's layer numbers. weights: whether gate weights follow.
+
+    Raises:
+        TraceError: the name does not end in .parquet, or its folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        layer_index: Collection[int],
+        n_experts: int,
+        model: str,
+        source: str,
+        id_space: str = "the model's own expert ids",
+        synthetic: bool = False,
+        weights: bool = False,
+    ) -> None:
+        self.path, self.layers, self.tokens = Path(path), [int(layer) for layer in layer_index], 0
+        if self.path.suffix != ".parquet":
+            raise TraceError(f"'{path}' is not a name for a trace; it must end in .parquet")
+        kinds: dict[str, Any] = {
+            "token": pa.int32(),
+            "layer": pa.int32(),
+            "request": pa.int32(),
+            "position": pa.int32(),
+        }
+        kinds |= {"phase": pa.int8(), "experts": pa.list_(pa.int16())}
+        if weights:
+            kinds["weights"] = pa.list_(pa.float32())
+        metadata: dict[bytes | str, bytes | str] = {
+            "format": FORMAT.decode(),
+            "n_experts": str(n_experts),
+            "model": model,
+            "source": source,
+        }
+        metadata |= {"id_space": id_space, "synthetic": "true" if synthetic else "false"}
+        metadata |= {"layers": ",".join(map(str, self.layers)), "block": str(BLOCK)}
+        self._schema = pa.schema(kinds, metadata=metadata)
+        self._temporary: Path | None = None
+        self._waiting: list[dict[str, Any]] = []
+        self._waiting_tokens = 0
+        try:
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            os.close(handle)
+            self._temporary = Path(name)
+            self._file = pq.ParquetWriter(name, self._schema, compression="zstd", write_page_checksum=True)
+        except OSError as error:
+            self._discard()
+            raise self._failed(error) from None
+
+    def append(self, experts: Any, request: Any, position: Any, phase: Any, weights: Any = None) -> None:
+        """Add tokens: experts (and weights) [tokens, layers, k], the others [tokens]. Raises TraceError if it fails."""
+        arrays = {"experts": experts, "request": request, "position": position, "phase": phase, "weights": weights}
+        for first in range(0, len(experts), BLOCK):
+            part = {name: array[first : first + BLOCK] for name, array in arrays.items() if array is not None}
+            self._waiting.append(part)
+            self._waiting_tokens += len(part["experts"])
+            if self._waiting_tokens >= BLOCK:
+                self._write()
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                while self._waiting_tokens:
+                    self._write()
+            self._file.close()
+            if kind is None and self._temporary is not None:
+                self._temporary.chmod(0o644)
+                self._temporary.replace(self.path)
+        except OSError as error:
+            raise self._failed(error) from None
+        finally:
+            self._discard()
+
+    def _write(self) -> None:
+        joined = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._waiting[0]}
+        block = {name: array[:BLOCK] for name, array in joined.items()}
+        self._waiting = [{name: array[BLOCK:] for name, array in joined.items()}]
+        n, layers, k = block["experts"].shape
+        self._waiting_tokens = len(joined["experts"]) - n
+        if layers != len(self.layers):
+            raise TraceError(f"'{self.path}': experts has {layers} layers, layer_index {len(self.layers)}")
+        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
+        same = {name: pa.array(block[name], type=self._schema.field(name).type) for name in PER_TOKEN}
+        same["token"] = pa.array(np.arange(self.tokens, self.tokens + n), type=pa.int32())
+        try:
+            for at, layer in enumerate(self.layers):
+                columns = same | {"layer": pa.array(np.full(n, layer), type=pa.int32())}
+                for name in ("experts", "weights"):
+                    if name in block:
+                        values = pa.array(block[name][:, at].reshape(-1), type=self._schema.field(name).type.value_type)
+                        columns[name] = pa.ListArray.from_arrays(offsets, values)
+                table = pa.table([columns[name] for name in self._schema.names], schema=self._schema)
+                self._file.write_table(table, row_group_size=BLOCK)
+        except OSError as error:
+            raise self._failed(error) from None
+        self.tokens += n
+
+    def _discard(self) -> None:
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+    def _failed(self, error: OSError) -> TraceError:
+        return TraceError(f"cannot write '{self.path}': {error.strerror or error}")
 
 
 def write(trace: RoutingTrace, path: Path) -> None:
     """Write atomically: to a temporary name beside ``path``, then rename."""
-    if path.suffix != ".parquet":
-        raise TraceError(f"'{path}' is not a name for a trace; it must end in .parquet")
-    n, layers, k = trace.experts.shape
-    rows = n * layers
-    offsets = np.arange(rows + 1, dtype=np.int32) * k
+    with TraceWriter(
+        path,
+        layer_index=trace.layer_index.tolist(),
+        n_experts=trace.n_experts,
+        model=trace.model,
+        source=trace.source,
+        id_space=trace.id_space,
+        synthetic=trace.synthetic,
+        weights=trace.weights is not None,
+    ) as file:
+        file.append(trace.experts, trace.request, trace.position, trace.phase, trace.weights)
 
-    def lists(values: Any, kind: pa.DataType) -> Any:
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1), type=kind))
 
-    def per_token(values: Any, kind: pa.DataType) -> Any:
-        return pa.array(np.repeat(values, layers), type=kind)
+@dataclass(frozen=True)
+class _Group:
+    """A row group: its number, layers (one, or all that it holds), range of tokens and rows."""
 
-    columns = {
-        "token": per_token(np.arange(n), pa.int32()),
-        "layer": pa.array(np.tile(trace.layer_index, n), type=pa.int32()),
-        "request": per_token(trace.request, pa.int32()),
-        "position": per_token(trace.position, pa.int32()),
-        "phase": per_token(trace.phase, pa.int8()),
-        "experts": lists(trace.experts, pa.int16()),
-    }
-    if trace.weights is not None:
-        columns["weights"] = lists(trace.weights, pa.float32())
-    metadata = {
-        b"format": FORMAT,
-        b"n_experts": str(trace.n_experts).encode(),
-        b"model": trace.model.encode(),
-        b"source": trace.source.encode(),
-        b"id_space": trace.id_space.encode(),
-        b"synthetic": b"true" if trace.synthetic else b"false",
-    }
-    table = pa.table(columns).replace_schema_metadata(metadata)
-    temporary = None
+    number: int
+    layers: frozenset[int]
+    first: int
+    last: int
+    rows: int
+
+
+def read(path: Path, layers: Collection[int] | None = None, requests: Collection[int] | None = None) -> dict[str, Any]:
+    """Fields of a RoutingTrace, of some layers or requests only. Raises TraceError for a damaged or other file."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise TraceError(f"cannot write '{path}': {error.strerror or error}") from None
-    finally:
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Fields of a RoutingTrace. Raises TraceError for a damaged file or one that is not a trace."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-        names = table.column_names
-    except (pa.ArrowException, OSError, ValueError):
+        # Pages are mapped, not copied; those of other layers and requests are never touched.
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            return _read(path, file, layers, requests)
+    except _DAMAGED:
         raise TraceError(
             f"'{path}' is not a readable Parquet file; it may be cut off or damaged: copy or write it again"
         ) from None
-    metadata = table.schema.metadata or {}
+
+
+def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Collection[int] | None) -> dict[str, Any]:
+    names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
+    _check_metadata(path, names, metadata, file.metadata.num_rows)
+    groups = _groups(path, file, metadata)
+    known = sorted(set().union(*(group.layers for group in groups)))
+    n, rest = divmod(file.metadata.num_rows, len(known))
+    if rest or any(not 0 <= group.first <= group.last < n for group in groups):
+        raise _not_whole(path)
+    wanted = known if layers is None else sorted(set(layers))
+    if missing := sorted(set(wanted) - set(known)):
+        raise TraceError(f"'{path}': layer {missing[0]} is not in the trace; it has {', '.join(map(str, known))}")
+    per_token = {name: np.zeros(n, dtype=np.int64 if name == "phase" else np.int32) for name in PER_TOKEN}
+    seen = np.zeros(n, dtype=bool)
+    for group in groups:
+        if known[0] in group.layers:
+            table = _columns(path, file, group, ("token", "layer", *PER_TOKEN))
+            mine = table["layer"] == known[0]
+            token = table["token"][mine]
+            seen[token] = True
+            for name in PER_TOKEN:
+                per_token[name][token] = table[name][mine]
+    if not seen.all():
+        raise _not_whole(path)
+    keep = np.ones(n, dtype=bool) if requests is None else np.isin(per_token["request"], list(requests))
+    if not keep.any():
+        raise TraceError(f"'{path}': none of the requests that were asked for is in the trace")
+    groups = [group for group in groups if group.layers & set(wanted) and keep[group.first : group.last + 1].any()]
+    lists = {}
+    for name in ("experts", "weights"):
+        if name in names:
+            lists[name] = _lists(path, file, groups, name, wanted, keep)
+    return {
+        "experts": lists["experts"],
+        "weights": lists.get("weights"),
+        **{name: array[keep] for name, array in per_token.items()},
+        "layer_index": np.array(wanted, dtype=np.int32),
+        "n_experts": int(metadata[b"n_experts"]),
+        "model": metadata[b"model"].decode(errors="replace"),
+        "source": metadata[b"source"].decode(errors="replace"),
+        "id_space": metadata[b"id_space"].decode(errors="replace"),
+        "synthetic": metadata[b"synthetic"] == b"true",
+    }
+
+
+def _check_metadata(path: Path, names: list[str], metadata: dict[bytes, bytes], rows: int) -> None:
     if metadata.get(b"format") != FORMAT:
         raise TraceError(f"'{path}' is a Parquet file but not a trace: its metadata has no format {FORMAT.decode()}")
     if missing := [name for name in REQUIRED_COLUMNS if name not in names]:
@@ -94,44 +242,89 @@ def read(path: Path) -> dict[str, Any]:
     number = metadata[b"n_experts"].decode("ascii", errors="replace")
     if not number.isdigit():
         raise TraceError(f"'{path}': n_experts is '{number}' in its metadata, a number needed")
-    if table.num_rows == 0:
+    if rows == 0:
         raise TraceError(f"'{path}': the trace is empty: it has no rows")
+
+
+def _groups(path: Path, file: Any, metadata: dict[bytes, bytes]) -> list[_Group]:
+    """Row groups with what they hold: by the file's own word, checked when they are read, else by their columns.
+
+    Parquet's statistics would say it, too, but of damaged ones pyarrow does not survive the reading.
+    """
+    rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    if max(rows) > MAX_ROWS or sum(rows) > MAX_CHOICES:
+        raise TraceError(f"'{path}' has {sum(rows)} rows, {max(rows)} of them in one group, which is too much to read")
+    layers = metadata.get(b"layers", b"").decode("ascii", errors="replace").split(",")
+    block = metadata.get(b"block", b"").decode("ascii", errors="replace")
+    if all(layer.isdigit() for layer in layers) and block.isdigit() and len(rows) % len(layers) == 0:
+        blocks = np.arange(len(rows)) // len(layers) * int(block)
+        if int(block) <= MAX_ROWS and all(0 < n <= int(block) for n in rows):
+            return [
+                _Group(g, frozenset([int(layers[g % len(layers)])]), int(first), int(first) + n - 1, n)
+                for g, (first, n) in enumerate(zip(blocks, rows, strict=True))
+            ]
+    found = []
+    for number, n in enumerate(rows):
+        if n:
+            table = _columns(path, file, _Group(number, frozenset(), 0, MAX_ROWS, n), ("token", "layer"))
+            token = table["token"]
+            found.append(_Group(number, frozenset(table["layer"].tolist()), int(token.min()), int(token.max()), n))
+    return found
+
+
+def _columns(path: Path, file: Any, group: _Group, names: tuple[str, ...]) -> dict[str, Any]:
+    table = file.read_row_group(group.number, columns=list(names), use_threads=False)
     if holes := [name for name in names if table[name].null_count]:
         raise TraceError(f"'{path}' is not a whole trace: column '{holes[0]}' has empty cells")
-    token, layer = table["token"].to_numpy(), table["layer"].to_numpy()
-    layers = int((token == token[0]).sum())
-    n = table.num_rows // layers
-    if not (
-        n * layers == table.num_rows
-        and (token.reshape(n, layers) == token[::layers, None]).all()
-        and (layer.reshape(n, layers) == layer[:layers]).all()
-    ):
-        raise TraceError(f"'{path}' is not a whole trace: one row per token and layer, in that order, is needed")
-
-    def per_token(name: str) -> Any:
-        return table[name].to_numpy()[::layers]
-
-    return {
-        "experts": _lists(path, table, "experts", n, layers),
-        "weights": _lists(path, table, "weights", n, layers) if "weights" in names else None,
-        "request": per_token("request"),
-        "position": per_token("position"),
-        "phase": per_token("phase"),
-        "layer_index": layer[:layers],
-        "n_experts": int(number),
-        "model": metadata[b"model"].decode(errors="replace"),
-        "source": metadata[b"source"].decode(errors="replace"),
-        "id_space": metadata[b"id_space"].decode(errors="replace"),
-        "synthetic": metadata[b"synthetic"] == b"true",
-    }
+    columns = {name: table[name].to_numpy() for name in names}
+    for name, column in columns.items():
+        if column.dtype.kind not in "iu":
+            raise TraceError(f"'{path}': column '{name}' holds {table[name].type}, whole numbers needed")
+    token = columns["token"]
+    if not group.first <= int(token.min()) <= int(token.max()) <= group.last:
+        raise _not_whole(path)
+    return columns
 
 
-def _lists(path: Path, table: Any, name: str, n: int, layers: int) -> Any:
-    """A list column as an array [n, layers, k]; every list must be of one length and without holes."""
-    column = table[name].combine_chunks()
-    if not pa.types.is_list(column.type):
-        raise TraceError(f"'{path}': column '{name}' holds {column.type}, lists of numbers needed")
-    sizes, values = np.diff(column.offsets.to_numpy()), column.flatten()
-    if values.null_count or (sizes != sizes[0]).any():
-        raise TraceError(f"'{path}': the lists of column '{name}' differ in length or have empty cells")
-    return values.to_numpy(zero_copy_only=False).reshape(n, layers, int(sizes[0]))
+def _lists(path: Path, file: Any, groups: list[_Group], name: str, wanted: list[int], keep: Any) -> Any:
+    """A list column as an array [tokens, layers, k]; every list must be of one length and without holes."""
+    row_of = np.cumsum(keep) - 1
+    out: Any = None
+    filled = np.zeros((int(keep.sum()), len(wanted)), dtype=bool)
+    for group in groups:
+        table = file.read_row_group(group.number, columns=[name], use_threads=False)
+        column = table[name].combine_chunks()
+        if not pa.types.is_list(column.type):
+            raise TraceError(f"'{path}': column '{name}' holds {column.type}, lists of numbers needed")
+        if column.null_count:
+            raise TraceError(f"'{path}' is not a whole trace: column '{name}' has empty cells")
+        sizes, values = np.diff(column.offsets.to_numpy()), column.flatten()
+        k = int(sizes[0]) if out is None else out.shape[2]
+        if values.null_count or (sizes != k).any():
+            raise TraceError(f"'{path}': the lists of column '{name}' differ in length or have empty cells")
+        numbers = values.to_numpy(zero_copy_only=False).reshape(-1, k)
+        if numbers.dtype.kind not in "iuf":
+            raise TraceError(
+                f"'{path}': {name} holds {numbers.dtype}, {'int16' if name == 'experts' else 'float32'} needed"
+            )
+        if out is None:
+            if filled.size * k > MAX_CHOICES:
+                raise TraceError(
+                    f"'{path}' has {filled.size * k} choices of experts; at most {MAX_CHOICES} are read at once: load "
+                    "some of its layers or requests"
+                )
+            out = np.zeros((*filled.shape, k), dtype=numbers.dtype)
+        about = _columns(path, file, group, ("token", "layer"))
+        token, layer = about["token"], about["layer"]
+        for number in sorted(group.layers & set(wanted)):
+            at = wanted.index(number)
+            mine = np.flatnonzero((layer == number) & keep[token])
+            filled[row_of[token[mine]], at] = True
+            out[row_of[token[mine]], at] = numbers[mine]
+    if out is None or not filled.all():
+        raise _not_whole(path)
+    return out
+
+
+def _not_whole(path: Path) -> TraceError:
+    return TraceError(f"'{path}' is not a whole trace: one row per token and layer, numbered from 0 on, is needed")

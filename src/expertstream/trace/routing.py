@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,6 +17,7 @@ from expertstream.trace.split import split
 
 Mix = Literal["round-robin", "single-request"]
 MAX_EXPERTS = 2**15  # ids are int16
+CHECKED = 65536  # tokens
 GOLDEN_RATIO = 0.6180339887498949
 MIXES: tuple[Mix, ...] = ("round-robin", "single-request")
 
@@ -126,19 +128,23 @@ class RoutingTrace:
     def _check_experts(self) -> None:
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise TraceError(f"{self.source}: n_experts is {self.n_experts}; 1 to {MAX_EXPERTS} needed")
-        wrong = np.argwhere((self.experts < 0) | (self.experts >= self.n_experts))
+        for first in range(0, len(self.experts), CHECKED):  # a block at a time: a large trace may just fit into memory
+            self._check_block(first, self.experts[first : first + CHECKED])
+
+    def _check_block(self, first: int, experts: NDArray[np.int16]) -> None:
+        wrong = np.argwhere((experts < 0) | (experts >= self.n_experts))
         if wrong.size:
             t, layer, _ = wrong[0]
             raise TraceError(
-                f"{self.source}: expert id {int(self.experts[tuple(wrong[0])])} of token {t}, layer "
+                f"{self.source}: expert id {int(experts[tuple(wrong[0])])} of token {first + t}, layer "
                 f"{int(self.layer_index[layer])} is out of range; the model has experts 0 to {self.n_experts - 1}"
             )
-        ordered = np.sort(self.experts, axis=2)
+        ordered = np.sort(experts, axis=2)
         twice = np.argwhere(ordered[:, :, 1:] == ordered[:, :, :-1])
         if twice.size:
             t, layer, i = twice[0]
             raise TraceError(
-                f"{self.source}: token {t} chose expert {int(ordered[t, layer, i])} twice at layer "
+                f"{self.source}: token {first + t} chose expert {int(ordered[t, layer, i])} twice at layer "
                 f"{int(self.layer_index[layer])}; the experts of a token must be distinct"
             )
 
@@ -164,19 +170,34 @@ class RoutingTrace:
         return int(self.experts.shape[2])
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RoutingTrace:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layers: Collection[int] | None = None,
+        requests: Collection[int] | None = None,
+    ) -> RoutingTrace:
         """Read a native Parquet trace or an ``.npz`` capture.
 
+        Args:
+            layers: the model's numbers of the layers to read. requests: numbers of the requests. None: all. Of a
+                Parquet trace the others are not read, so that slices of a trace that is larger than memory fit.
+
         Raises:
-            TraceError: the file is missing, damaged, of another kind, or holds a trace that is not valid.
+            TraceError: the file is missing, damaged, of another kind, or holds a trace that is not valid or lacks a
+                layer or all requests.
         """
-        readers = {".parquet": parquet.read, ".npz": npz.read}
         file = Path(path)
-        if file.suffix not in readers:
-            raise TraceError(f"'{path}' is not a trace that can be read; allowed: {', '.join(readers)} files")
+        if file.suffix not in (".parquet", ".npz"):
+            raise TraceError(f"'{path}' is not a trace that can be read; allowed: .parquet, .npz files")
         if not file.is_file():
             raise TraceError(f"there is no trace file '{path}'")
-        return cls(**readers[file.suffix](file))
+        if file.suffix == ".parquet":
+            return cls(**parquet.read(file, layers, requests))
+        trace = cls(**npz.read(file))
+        if layers is not None:
+            trace = trace.of_layers(layers)
+        return trace if requests is None else trace.of_requests(np.array(list(requests), dtype=np.int32))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the native Parquet form; the file appears whole or not at all.
@@ -196,6 +217,21 @@ class RoutingTrace:
             request=self.request[pick],
             position=self.position[pick],
             phase=self.phase[pick],
+        )
+
+    def of_layers(self, layers: Collection[int]) -> RoutingTrace:
+        """Some layers only, by the model's numbers. Raises TraceError for one that is not in the trace."""
+        wanted = np.array(sorted(set(layers)), dtype=np.int32)
+        if missing := sorted(set(wanted.tolist()) - set(self.layer_index.tolist())):
+            raise TraceError(
+                f"{self.source}: layer {missing[0]} is not in the trace; it has {_ranges(self.layer_index)}"
+            )
+        at = np.flatnonzero(np.isin(self.layer_index, wanted))
+        return replace(
+            self,
+            experts=self.experts[:, at],
+            weights=None if self.weights is None else self.weights[:, at],
+            layer_index=self.layer_index[at],
         )
 
     def check_fits(self, model: HasExperts) -> None:
