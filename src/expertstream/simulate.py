@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.analysis import Metrics, measure
+from expertstream.analysis import Budget, Metrics, measure
 from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
 from expertstream.errors import ConfigError, WorkloadError
@@ -107,6 +107,8 @@ class Result:
             f"  energy       {_range(m.energy.total_pj / 1e9)} mJ, {_range(m.energy.per_token_pj / 1e9)} mJ per token",
             f"  power        {_range(m.energy.average_power_w)} W, at the peak {_range(m.energy.peak_power_w)} W",
             f"  die area     {_range(m.area.total_mm2)} mm2 (constants: {m.technology})",
+            f"  rated power  {_range(m.rated_power_w)} W with everything at its full rate",
+            f"  budget       {Budget().in_words(m.area, m.rated_power_w)}",
             f"  passes       {m.passes}",
             f"  DDR layout   {self.plan.ddr_layout}",
             f"  prefetch     {self.plan.prefetch}",

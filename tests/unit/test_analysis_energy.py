@@ -134,6 +134,12 @@ def test_rated_power_is_every_part_at_its_full_rate() -> None:
 def test_a_budget_is_checked_at_each_level() -> None:
     area = die_area(Package.preset("test-chip-2x2"), Technology.preset("5nm"), MODEL)
     assert Budget().holds(area, np.array([40.0, 50.0, 70.0])) == [True, True, False]
+    assert Budget().in_words(area, np.array([40.0, 50.0, 70.0])) == (
+        "30 mm2 a die and 60 W rated: kept at nominal figures, broken at high ones"
+    )
+    assert Budget(power_w=1.5).in_words(area, np.full(3, 2)) == (
+        "30 mm2 a die and 1.5 W rated: broken at all figures of the constants"
+    )
     assert Budget(area_mm2=15).holds(area, np.zeros(3)) == [True, False, False]
     with pytest.raises(ConfigError, match="the budget's power_w is 0; it must be above 0"):
         Budget(power_w=0)

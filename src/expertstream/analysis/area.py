@@ -102,3 +102,13 @@ class Budget:
         """Whether a die of ``area`` and a package of ``power_w``, float64 [3], fit: at low, nominal, high figures."""
         fits = (area.total_mm2 <= self.area_mm2) & (power_w <= self.power_w)
         return [bool(value) for value in fits]
+
+    def in_words(self, area: Area, power_w: Floats) -> str:
+        """The budget, and at which figures of the constants it is kept."""
+        kept = (
+            "broken at all figures of the constants",
+            "kept at low figures only",
+            "kept at nominal figures, broken at high ones",
+            "kept at all figures",
+        )[sum(self.holds(area, power_w))]
+        return f"{self.area_mm2:g} mm2 a die and {self.power_w:g} W rated: {kept}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from expertstream.analysis import CAUSES
+from expertstream.analysis import CAUSES, Budget
 from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
 from expertstream.cli.rtl import rtl_schedulers
@@ -119,13 +119,14 @@ def _show(result: Result, values: dict[str, Any]) -> None:
         f"{values['strategy']}: {values['model']} on {values['package']}, {values['tokens']} tokens, "
         f"layer {values['layer']}, {label}"
     )
-    console.print(facts(title, _overview(values)))
+    budget = Budget().in_words(result.metrics.area, result.metrics.rated_power_w)
+    console.print(facts(title, _overview(values, budget)))
     console.print(_stalls(result))
     console.print(_buffers(result))
     console.print(_resources(result))
 
 
-def _overview(values: dict[str, Any]) -> list[list[str]]:
+def _overview(values: dict[str, Any], budget: str) -> list[list[str]]:
     gap = values["gap"]
     rows = [
         ["latency", format_time(values["latency_ps"])],
@@ -148,6 +149,7 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
         ["peak power", _levels(values["peak_power_w"], 1, "W")],
         ["rated power (all at full rate)", _levels(values["rated_power_w"], 1, "W")],
         ["area of a die", _levels(values["die_area_mm2"], 1, "mm2")],
+        ["the paper's budget", budget],
         ["constants of energy and area", values["technology"]],
         ["passes over the tokens", str(values["passes"])],
         ["micro-slice computes", str(values["computes"])],
