@@ -20,7 +20,7 @@ from expertstream.report.perfetto import Tracks, activities, buffers, link_count
 if TYPE_CHECKING:
     from expertstream.package import Package
 
-MAX_ACTIVITIES = 1_000_000  # about 300 bytes each; further blocks appear as a whole only
+MAX_ACTIVITIES = 500_000  # about 350 bytes each; further blocks appear as a whole only
 WINDOWS = 20  # of the links' counters, for each block
 
 
