@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -120,6 +121,15 @@ def activated_fraction(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windo
     Returns:
         NaN where the trace (or, for single-request, every request of known number) is shorter.
     """
+    shares = [
+        float((np.stack([np.bincount(rows.reshape(-1), minlength=trace.n_experts) for rows in chosen]) > 0).mean())
+        for chosen in iterations(trace, tokens, mix, most_windows=most_windows)
+    ]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def iterations(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windows: int) -> Iterator[NDArray[np.int16]]:
+    """Choices int16 [layers, tokens, k] of forward passes that follow one another, evenly spread, none if too short."""
     if mix == "round-robin":
         order = trace.tokens_of(trace.n_tokens, mix=mix)
         starts = np.arange(0, trace.n_tokens - tokens + 1, tokens)
@@ -130,16 +140,10 @@ def activated_fraction(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windo
         runs = [np.arange(f, f + n - tokens + 1, tokens) for f, n in zip(first.tolist(), length.tolist(), strict=True)]
         starts = np.concatenate([np.arange(0), *runs])
     if not starts.size:
-        return float("nan")
+        return
     spread = np.unique(np.linspace(0, starts.size - 1, min(starts.size, most_windows)).astype(int))
-    layers = trace.experts.shape[1]
-    shares = []
     for start in starts[spread]:
-        seen = np.zeros((layers, trace.n_experts), dtype=bool)
-        experts = trace.experts[order[start : start + tokens]].transpose(1, 0, 2).reshape(layers, -1)
-        np.put_along_axis(seen, experts.astype(np.int64), True, axis=1)
-        shares.append(float(seen.mean()))
-    return float(np.mean(shares))
+        yield trace.experts[order[start : start + tokens]].transpose(1, 0, 2)
 
 
 def _recalls(trace: RoutingTrace, layer: int) -> tuple[float, float]:
