@@ -103,6 +103,7 @@ class Result:
             f"  latency      {format_time(m.latency_ps)} = {gap}",
             f"  utilisation  {100 * m.utilisation:.1f} % of the MAC arrays",
             f"  traffic      {format_bytes(m.ddr_bytes)} from DDR, {format_bytes(m.d2d_bytes)} x hops over D2D",
+            *_head_start(m),
             f"  peak SRAM    {format_bytes(m.buffers.package_peak_both_bytes)} in the package",
             f"  energy       {_range(m.energy.total_pj / 1e9)} mJ, {_range(m.energy.per_token_pj / 1e9)} mJ per token",
             f"  power        {_range(m.energy.average_power_w)} W, at the peak {_range(m.energy.peak_power_w)} W",
@@ -142,6 +143,15 @@ class Result:
             "faults": self.workload.package.faults.in_words,
             **self.metrics.to_dict(),
         }
+
+
+def _head_start(m: Metrics) -> list[str]:
+    if not m.lead_ps:
+        return []
+    return [
+        f"  head start   {format_time(m.lead_ps)} before the gate's result: {format_bytes(m.ahead_bytes)} that were "
+        f"needed, {format_bytes(m.wasted_bytes)} wasted"
+    ]
 
 
 def _range(levels: NDArray[np.float64]) -> str:
@@ -192,6 +202,11 @@ def _run(strategy: Strategy, workload: LayerWorkload, options: Options, technolo
 
     with blame(strategy.plan):
         plan, network = plan_on(workload.package, make)
+        if options.prediction is not None and options.lead_ps > 0 and plan.head_start is None:
+            raise ConfigError(
+                f"strategy '{strategy.name}' has no option prediction; wrap its plan with "
+                "expertstream.strategy.prefetch.prefetching, or leave prediction out"
+            )
         timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps or 0)
     if plan.die_of_token is not None:
         workload, plan = replace(workload, die_of_token=plan.die_of_token), replace(plan, die_of_token=None)
@@ -276,6 +291,8 @@ class Comparison:
                     "gap": latency / bound if bound else None,
                     "utilisation": sum(r["utilisation"] * r["latency_ps"] for r in rows) / max(latency, 1),
                     "ddr_bytes": sum(r["ddr_bytes"] for r in rows) // len(rows),
+                    "ahead_bytes": sum(r["ahead_bytes"] for r in rows) // len(rows),
+                    "wasted_bytes": sum(r["wasted_bytes"] for r in rows) // len(rows),
                     "d2d_bytes": sum(r["d2d_bytes"] for r in rows) // len(rows),
                     "peak_package_bytes": max(r["peak_package_bytes"] for r in rows),
                     "energy_pj": sum(r["energy_pj"][1] for r in rows) / len(rows),

@@ -162,5 +162,7 @@ def cases(draw: st.DrawFn) -> Case:
             redispatch=draw(st.booleans()),
             decision_ps=draw(st.sampled_from([None, 0, 1_000_000])),
             training=training_of(routing, seed),
+            prediction=draw(st.one_of(st.none(), st.sampled_from(["trace", 0.1, 0.5, 0.9, 1.0]))),
+            lead_ps=draw(st.sampled_from([1, 100_000, 10_000_000, 10**9])),
         ),
     )

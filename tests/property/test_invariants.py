@@ -34,6 +34,7 @@ def check_invariants(result: Result) -> None:
     _no_resource_serves_two_at_once(result)
     _inputs_are_there_before_anything_starts(result)
     _no_bound_is_beaten(result)
+    _a_head_start_only_loads(result)
 
 
 def _numbers_are_right(result: Result) -> None:
@@ -42,9 +43,10 @@ def _numbers_are_right(result: Result) -> None:
 
 def _ddr_bytes_are_those_of_the_activated_experts(result: Result) -> None:
     workload, timeline = result.workload, result.timeline
+    wanted = (timeline.kind == LOAD) & ~timeline.optional
     loaded = np.bincount(
-        result.expert[timeline.kind == LOAD],
-        weights=timeline.bytes[timeline.kind == LOAD],
+        result.expert[wanted],
+        weights=timeline.bytes[wanted],
         minlength=workload.columns.size,
     )
     load = workload.in_passes(result.plan.passes).load.sum(axis=2)
@@ -107,6 +109,22 @@ def _no_bound_is_beaten(result: Result) -> None:
     bounds = lower_bounds(result.workload, result.timeline)
     assert result.latency_ps >= bounds.bound_ps
     assert result.latency_ps >= bounds.d2d_ps
+
+
+def _a_head_start_only_loads(result: Result) -> None:
+    timeline, plan = result.timeline, result.plan
+    ahead = timeline.start_ps < timeline.origin_ps
+    assert not (timeline.kind[ahead] == COMPUTE).any()
+    sent = ahead & (timeline.kind == SEND)
+    assert plan.route_known or not sent.any()
+    assert (result.expert[sent] >= 0).all()
+    wasted = timeline.optional
+    assert (timeline.kind[wasted] != COMPUTE).all()
+    asked = timeline.ready_ps < timeline.origin_ps  # no load that is not needed is asked for once that is known
+    assert asked[wasted & (timeline.kind == LOAD)].all()
+    if plan.head_start is None:
+        assert timeline.origin_ps == 0
+        assert not wasted.any()
 
 
 @settings(max_examples=40, deadline=None)

@@ -159,7 +159,7 @@ def test_objectives_must_be_results(tmp_path: Path) -> None:
 
 
 def test_every_option_of_strategies_is_a_field() -> None:
-    names = {"decision_ps": "decision_time"}
+    names = {"decision_ps": "decision_time", "lead_ps": "lead_time"}
     options = {names.get(field.name, field.name) for field in dataclasses.fields(Options)}
     known = {path.removeprefix("options.") for path in field_paths() if path.startswith("options.")}
     assert known == options - {"training", "scheduler"}  # objects

@@ -18,9 +18,10 @@ class Bounds:
     and that what is loaded last is computed after it.
 
     Attributes:
-        ddr_ps: bytes of the activated experts, each once / bandwidth of all DDR channels (efficiency included).
+        ddr_ps: bytes of the activated experts, each once / bandwidth of all DDR channels (efficiency included); without
+            what a head start can have loaded at most: what the channels carry in it, or all weight buffers together.
         compute_ps: MACs / MAC rate of all dies that work.
-        d2d_ps: busy time of the busiest directed link.
+        d2d_ps: busy time of the busiest directed link, from the origin of the timeline on.
     """
 
     ddr_ps: int
@@ -42,8 +43,9 @@ def lower_bounds(workload: LayerWorkload, timeline: Timeline) -> Bounds:
     ddr_bytes = int(workload.expert_bytes[workload.activated].sum())
     bandwidth = int(timeline.network.channel_bandwidth.sum())
     rate = workload.package.macs_per_s
+    ahead = min(bandwidth * timeline.origin_ps, int(timeline.network.buffer_bytes[:, 0].sum()) * 10**12)
     return Bounds(
-        ddr_ps=-(-ddr_bytes * 10**12 // bandwidth),
+        ddr_ps=-(-max(ddr_bytes * 10**12 - ahead, 0) // bandwidth),
         compute_ps=-(-workload.macs * 10**12 // rate),
         d2d_ps=int(measure_utilisation(timeline).link_ps.max(initial=0)),
     )

@@ -18,7 +18,7 @@ class Buffers:
 
     Attributes:
         peak_bytes: int64 [dies, 2].
-        mean_bytes: float64 [dies, 2], averaged over the latency; 0 for a run that takes no time.
+        mean_bytes: float64 [dies, 2], averaged over the latency (without a head start); 0 for a run that takes no time.
         package_peak_bytes: int64 [2], largest sum over the dies at any one time.
         package_peak_both_bytes: the same of weights and tokens together.
     """
@@ -79,7 +79,8 @@ def measure_buffers(timeline: Timeline) -> Buffers:
     last = _last_of_run(times)
     is_tokens = (pool & 1).astype(bool)
     by_pool = [_peak(np.where(is_tokens == kind, change, 0), last) for kind in (False, True)]
-    stay = (timeline.hold_to_ps - timeline.hold_from_ps).astype(np.float64)
+    until, since = (np.maximum(t, timeline.origin_ps) for t in (timeline.hold_to_ps, timeline.hold_from_ps))
+    stay = (until - since).astype(np.float64)
     mean = np.bincount(pools, weights=held * stay, minlength=2 * n_dies) / max(timeline.latency_ps, 1)
     return Buffers(
         peak_bytes=peak.reshape(n_dies, 2),

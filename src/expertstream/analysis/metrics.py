@@ -14,7 +14,7 @@ from expertstream.analysis.buffers import Buffers, measure_buffers
 from expertstream.analysis.energy import Energy, measure_energy, rated_power_w
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
-from expertstream.engine.layout import COMPUTE
+from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.timeline import Timeline
 from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
 from expertstream.strategy.plan import Plan
@@ -34,6 +34,8 @@ class Metrics:
         stall_ps: int64 [dies, causes], idle time by cause (``CAUSES``).
         given_bytes: int64 [dies, 2], weight and token buffers that the strategy was given.
         live_dies: dies that work.
+        lead_ps: head start before the time from which the latency counts. ahead_bytes: weights of which the load began
+            in it and that the layer needed. wasted_bytes: loaded from DDR, and not needed (wrong predictions).
         computes: computes that were run; ``n_events``: events that the engine processed.
         technology: name of the profile of ``energy`` (pJ), ``area`` (with the buffers that the strategy was given) and
             ``rated_power_w``, float64 [3], the power with everything at its full rate.
@@ -49,6 +51,9 @@ class Metrics:
     computes: int
     n_events: int
     live_dies: int
+    lead_ps: int
+    ahead_bytes: int
+    wasted_bytes: int
     technology: str
     energy: Energy
     area: Area
@@ -86,6 +91,9 @@ class Metrics:
             "gap": self.gap,
             "utilisation": self.utilisation,
             "ddr_bytes": self.ddr_bytes,
+            "lead_ps": self.lead_ps,
+            "ahead_bytes": self.ahead_bytes,
+            "wasted_bytes": self.wasted_bytes,
             "d2d_bytes": self.d2d_bytes,
             "peak_package_bytes": self.buffers.package_peak_both_bytes,
             "peak_package_weight_bytes": int(self.buffers.package_peak_bytes[0]),
@@ -116,6 +124,7 @@ def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology:
     """Measure a run of ``plan``; ``technology``: default "5nm"."""
     technology = technology or Technology.preset(DEFAULT_TECHNOLOGY)
     use = measure_utilisation(timeline)
+    loads = timeline.kind == LOAD
     area = die_area(workload.package, technology, workload.model, plan.buffer_bytes)
     return Metrics(
         latency_ps=timeline.latency_ps,
@@ -128,6 +137,9 @@ def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology:
         computes=int((timeline.kind == COMPUTE).sum()),
         n_events=timeline.n_events,
         live_dies=len(workload.package.live_dies),
+        lead_ps=timeline.origin_ps,
+        ahead_bytes=int(timeline.bytes[loads & ~timeline.optional & (timeline.start_ps < timeline.origin_ps)].sum()),
+        wasted_bytes=int(timeline.bytes[loads & timeline.optional].sum()),
         technology=technology.name,
         energy=measure_energy(workload, plan, timeline, technology, area),
         area=area,

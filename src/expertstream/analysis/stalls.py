@@ -27,11 +27,11 @@ def stall_ps(timeline: Timeline) -> Ints:
        up to its start that it waited for room, "d2d" for the rest: links busy, the transfer and its latency.
     3. From then on the compute waited at a gate: "d2d" if a transfer into the die opened it, else "other die".
 
-    After a die's last compute, and throughout for a die without computes: "no work".
+    After a die's last compute, and throughout for a die without computes: "no work". A head start counts for nothing.
     """
     out = np.zeros((timeline.network.n_dies, len(CAUSES)), dtype=np.int64)
     computes, before, last_end = _computes(timeline)
-    out[:, NO_WORK] = timeline.latency_ps - last_end
+    out[:, NO_WORK] = timeline.end_of_all_ps - last_end
     idle = timeline.start_ps[computes] > before
     rows, begin = computes[idle], before[idle]
     if rows.size == 0:
@@ -54,11 +54,12 @@ def _computes(timeline: Timeline) -> tuple[Ints, Ints, Ints]:
     rows, die = rows[order], die[order]
     end = timeline.end_ps[rows]
     before = np.concatenate((np.zeros(1, dtype=np.int64), end[:-1]))[: rows.size]
+    origin = timeline.origin_ps
     count = np.bincount(die, minlength=n_dies)
     ends = np.cumsum(count)
     some = count > 0
-    before[(ends - count)[some]] = 0
-    last_end = np.zeros(n_dies, dtype=np.int64)
+    before[(ends - count)[some]] = origin
+    last_end = np.full(n_dies, origin, dtype=np.int64)
     last_end[some] = end[ends[some] - 1]
     return rows, before, last_end
 

@@ -19,6 +19,8 @@ Shares = NDArray[np.float64]
 class Utilisation:
     """Use of the resources in a run. Latencies of channels and links occupy nothing.
 
+    Busy times count from the origin of the timeline on (a head start is no part of the latency), bytes from the start.
+
     Attributes:
         compute_ps: int64 [dies], time for which each MAC array is busy.
         channel_ps, channel_bytes: int64 [channels], time busy and bytes loaded.
@@ -54,6 +56,8 @@ def measure_utilisation(timeline: Timeline) -> Utilisation:
     """Busy times and bytes of all resources."""
     network = timeline.network
     busy = timeline.end_ps - timeline.start_ps
+    if timeline.origin_ps:
+        busy = np.maximum(timeline.end_ps - np.maximum(timeline.start_ps, timeline.origin_ps), 0)
     computes = np.flatnonzero(timeline.kind == COMPUTE)
     loads = np.flatnonzero(timeline.kind == LOAD)
     sends = np.flatnonzero(timeline.kind == SEND)

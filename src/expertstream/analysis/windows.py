@@ -18,7 +18,7 @@ class Windows:
     """Busy times in n windows; summed over the windows they are those of ``Utilisation``, exactly.
 
     Attributes:
-        edges_ps: int64 [n + 1], from 0 to the latency; windows differ by at most one picosecond.
+        edges_ps: int64 [n + 1], from the origin of the timeline to its end; windows differ by at most one picosecond.
         compute_ps: int64 [dies, n]. channel_ps: int64 [channels, n]. link_ps: int64 [links, n], directed.
     """
 
@@ -33,6 +33,7 @@ def busy_in_windows(timeline: Timeline, n: int) -> Windows:
     n = max(1, min(n, timeline.latency_ps))
     edges = timeline.latency_ps // n * np.arange(n + 1, dtype=np.int64)
     edges += timeline.latency_ps % n * np.arange(n + 1, dtype=np.int64) // n  # in two steps: no product above int64
+    edges += timeline.origin_ps
     network = timeline.network
     computes, loads = (np.flatnonzero(timeline.kind == kind) for kind in (COMPUTE, LOAD))
     rows, links = links_of_sends(timeline)

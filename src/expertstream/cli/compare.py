@@ -50,6 +50,8 @@ def compare_command(
     order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
+    predict: inputs.PredictOption = None,
+    lead_time: inputs.LeadOption = None,
     decision_time: inputs.DecisionOption = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. [ep, or the first]")
@@ -78,7 +80,7 @@ def compare_command(
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
         routing.iteration(max(sizes), layer, mix=inputs.as_mix(mix))
-    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch)
+    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time)
     announce_compilation()
     with progress("comparing") as report:
         found = compare(
@@ -152,6 +154,8 @@ def as_document(
             "placement": options.placement,
             "rings": options.rings,
             "redispatch": options.redispatch,
+            "prediction": options.prediction,
+            "lead_ps": options.lead_ps,
             "order": options.order,
             "decision_ps": options.decision_ps,
         },
@@ -188,6 +192,12 @@ def show(document: Row) -> None:
     for name, key in (("DDR layout", "ddr_layout"), ("prefetch", "prefetch")):
         for text, users in _alike(document["by_tokens"], operator.itemgetter(key)).items():
             console.print(f"{name} of {', '.join(users)}: {text}")
+    if document["options"]["prediction"] is not None:
+        lead = format_time(document["options"]["lead_ps"])
+        console.print(f"latencies count from the gate's result; weights load by prediction {lead} before it")
+        for row in document["by_tokens"]:
+            ahead, wasted = format_bytes(row["ahead_bytes"]), format_bytes(row["wasted_bytes"])
+            console.print(f"  {row['strategy']} at {row['tokens']} tokens: {ahead} needed, {wasted} wasted a layer")
     for text, users in _alike(document["by_tokens"], _buffers).items():
         console.print(f"buffers per die of {', '.join(users)}: {text}")
     training = ", ".join(f"{count} at {n} tokens" for n, count in document["training_tokens"].items() if count)

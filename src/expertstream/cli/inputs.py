@@ -16,6 +16,7 @@ from expertstream.errors import ConfigError, TraceError, nearest
 from expertstream.model import MoEModel
 from expertstream.schedule import OrderName
 from expertstream.strategy import Options
+from expertstream.strategy.plan import LEAD_PS, parse_prediction
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
 from expertstream.units import parse_time_ps
 from expertstream.workload import Spread
@@ -49,6 +50,18 @@ RingsOption = Annotated[
 ]
 RedispatchOption = Annotated[
     bool, typer.Option("--redispatch", help="fse-dp first evens out each expert's tokens over the dies.")
+]
+PredictOption = Annotated[
+    str | None,
+    typer.Option(
+        "--predict",
+        metavar="ACCURACY|trace",
+        help="Load weights before the gate's result, predicted with this accuracy (0.8), or from the layer before.",
+    ),
+]
+LeadOption = Annotated[
+    str | None,
+    typer.Option("--lead-time", metavar="TIME", help="How long before the gate's result, with --predict. [10 us]"),
 ]
 OrderOption = Annotated[str, typer.Option("--order", help="Order of the experts under ep and tp: id or paired.")]
 DecisionOption = Annotated[
@@ -119,7 +132,14 @@ def routing_label(source: str, synthetic: bool) -> str:
 
 
 def options_of(
-    micro_slices: int | None, placement: str, order: str, decision_time: str | None, rings: int, redispatch: bool
+    micro_slices: int | None,
+    placement: str,
+    order: str,
+    decision_time: str | None,
+    rings: int,
+    redispatch: bool,
+    predict: str | None = None,
+    lead_time: str | None = None,
 ) -> Options:
     """Options of the strategies. Raises ConfigError or WorkloadError."""
     return Options(
@@ -128,6 +148,8 @@ def options_of(
         order=cast(OrderName, order),
         rings=rings,
         redispatch=redispatch,
+        prediction=None if predict is None else parse_prediction(predict),
+        lead_ps=LEAD_PS if lead_time is None else parse_time_ps(lead_time),
         decision_ps=None if decision_time is None else parse_time_ps(decision_time),
     )
 

@@ -40,6 +40,8 @@ def simulate_command(
     order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
+    predict: inputs.PredictOption = None,
+    lead_time: inputs.LeadOption = None,
     decision_time: inputs.DecisionOption = None,
     scheduler: Annotated[
         str, typer.Option("--scheduler", help="Who decides under Algorithm 1: software, or rtl (its simulated RTL).")
@@ -66,7 +68,7 @@ def simulate_command(
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
     captured.iteration(tokens, at, mix=inputs.as_mix(mix))  # names what is wrong with the whole trace
-    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch)
+    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time)
     evaluation, options = in_parts(captured, tokens, options, mix=inputs.as_mix(mix))
     routing = evaluation.iteration(tokens, at, mix=inputs.as_mix(mix))
     announce_compilation()
@@ -137,6 +139,7 @@ def _overview(values: dict[str, Any], budget: str) -> list[list[str]]:
         ["busiest D2D link (this strategy)", format_time(values["d2d_bound_ps"])],
         ["MAC utilisation", f"{100 * values['utilisation']:.2f} %"],
         ["loaded from DDR", format_bytes(values["ddr_bytes"])],
+        *_head_start(values),
         ["sent over D2D (bytes x hops)", format_bytes(values["d2d_bytes"])],
         ["peak SRAM of the package", format_bytes(values["peak_package_bytes"])],
         ["energy, low - nominal - high", _levels(values["energy_pj"], 1e9, "mJ")],
@@ -163,6 +166,16 @@ def _overview(values: dict[str, Any], budget: str) -> list[list[str]]:
     if values["proof_error"] is not None:
         rows.append(["proof", f"equals the dense layer; error {values['proof_error']:.1e} (allowed 1e-10)"])
     return rows
+
+
+def _head_start(values: dict[str, Any]) -> list[list[str]]:
+    if not values["lead_ps"]:
+        return []
+    return [
+        ["head start before the gate's result", format_time(values["lead_ps"])],
+        ["loaded in it and needed", format_bytes(values["ahead_bytes"])],
+        ["loaded in vain (wrong predictions)", format_bytes(values["wasted_bytes"])],
+    ]
 
 
 def _loss(values: dict[str, Any]) -> list[list[str]]:

@@ -255,6 +255,9 @@ def advance(m: Vector) -> int:
         elif kind == at.EV_LOAD_END:
             channel = m[m[at.O_CHUNKS] + at.C_COLS * m[m[at.O_STOPS] + at.S_COLS * item + at.S_CHUNK] + at.C_CHANNEL]
             m[m[at.O_CHANNEL_BUSY] + channel] = 0
+            m[at.K_DECIDE] |= m[
+                m[at.O_CHUNKS] + at.C_COLS * m[m[at.O_STOPS] + at.S_COLS * item + at.S_CHUNK] + at.C_ASK
+            ]
             m[m[at.O_CHANNEL_HEAD] + 3 * channel + 2] = time
             if m[m[at.O_CHANNEL_LATENCY] + channel] > 0:
                 schedule(m, time + m[m[at.O_CHANNEL_LATENCY] + channel], at.EV_ARRIVE, item)

@@ -44,7 +44,8 @@ C_NEXT: Final = 8  # next chunk in the wait list that this chunk is in
 C_LOAD: Final = 9  # duration of its load, ps
 C_OTHER: Final = 10  # next of the chunks of which only one is loaded (Work.add_alternatives), -1 for none
 C_TARGET: Final = 11  # die whose free space decides which of them that is
-C_COLS: Final = 12
+C_ASK: Final = 12  # 1: the end of its load is a decision point
+C_COLS: Final = 13
 
 # --- control scalars -----------------------------------------------------------------------------------------------
 K_NOW: Final = 0

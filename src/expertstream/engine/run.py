@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ class View:
     def __init__(self, state: State, n_dies: int) -> None:
         self._vector = state.vector
         self._channel_head = state.tables["channel_head"]
+        self._channel_busy = state.tables["channel_busy"]
         self.free_bytes: Ints = state.tables["pool_free"].reshape(n_dies, 2)
         self.group_state: Ints = state.tables["group_state"]
 
@@ -42,6 +44,16 @@ class View:
     def dry_channel(self) -> bool:
         """Whether some DDR channel has no load queued."""
         return bool((self._channel_head[:, 0] < 0).any())
+
+    def with_states(self, group_state: Ints) -> View:
+        """The same view with other states of the groups, int64 [groups]."""
+        other = copy(self)
+        other.group_state = group_state
+        return other
+
+    def is_idle(self, channel: int) -> bool:
+        """Whether a DDR channel loads nothing and has nothing to load."""
+        return bool(self._channel_head[channel, 0] < 0 and not self._channel_busy[channel])
 
     @property
     def roomy_dies(self) -> int:
@@ -106,17 +118,29 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
             if state.tables["group_state"][group] != at.WAITING:
                 raise WorkloadError(f"the dispatcher admits group {group} twice; each group once in a run")
             free_at = max(free_at, int(ctl[at.K_NOW])) + took_ps
-            kernel.admit(state.vector, group, free_at)
+            kernel.admit(state.vector, group, max(free_at, work.not_before_ps.get(group, 0)))
             ctl[at.K_DECIDE] = 1
-    if np.any(state.tables["chunks"][:, at.C_LEFT] > 0):
-        raise SimulationStuckError(_explain(state, network))
-    return Timeline.of_run(state, network)
+    left = _unfinished(state, work)
+    if left.size:
+        raise SimulationStuckError(_explain(state, network, left))
+    return Timeline.of_run(state, work, network)
 
 
-def _explain(state: State, network: Network) -> str:
+def _unfinished(state: State, work: Work) -> Ints:
+    """Chunks that are not done, without those of optional groups that were never admitted; int64."""
+    chunks = state.tables["chunks"]
+    left = np.flatnonzero(chunks[:, at.C_LEFT] > 0)
+    if not work.parts:
+        return left
+    group = chunks[left, at.C_GROUP]
+    spared = np.isin(group, work.optional) & (state.tables["group_state"][group] == at.WAITING)
+    unspared: Ints = left[~spared]
+    return unspared
+
+
+def _explain(state: State, network: Network, left: Ints) -> str:
     chunks, stops, gates = state.tables["chunks"], state.tables["stops"], state.tables["gates"]
     group_state, pool_free = state.tables["group_state"], state.tables["pool_free"]
-    left = np.flatnonzero(chunks[:, at.C_LEFT] > 0)
     lines = [f"no event is left but {left.size} chunks are unfinished at {int(state.vector[at.K_NOW])} ps:"]
     for chunk in left[:8]:
         group = int(chunks[chunk, at.C_GROUP])

@@ -58,7 +58,8 @@ def build(work: Work, network: Network) -> State:
     stops = np.zeros((n_stops, at.S_COLS), dtype=np.int64)
     last = np.zeros(n_stops, dtype=np.int64)
     last[first + c["n_stops"] - 1] = 1
-    need = _need(c, s, chunk_of, first, network)
+    need = needed_bytes(c, s, network.transit_bytes)
+    _check_capacity(c, s, chunk_of, need, network)
     for column, values in (
         (at.S_CHUNK, chunk_of),
         (at.S_DIE, s["die"]),
@@ -91,6 +92,7 @@ def build(work: Work, network: Network) -> State:
         (at.C_NEXT, -1),
         (at.C_OTHER, c["other"]),
         (at.C_TARGET, c["target"]),
+        (at.C_ASK, np.isin(c["group"], list(work.parts)).astype(np.int64)),
         (at.C_LOAD, transfer_ps(c["bytes"], bandwidth)),
     ):
         chunks[:, column] = values
@@ -146,15 +148,14 @@ def transfer_ps(n_bytes: Ints, bandwidth: Ints) -> Ints:
     return q * 1_000_000 + (r * 1_000_000 + bandwidth - 1) // bandwidth
 
 
-def _need(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, first: Ints, network: Network) -> Ints:
+def needed_bytes(c: dict[str, Ints], s: dict[str, Ints], transit_bytes: Ints | None = None) -> Ints:
     """Free bytes a chunk must find at each stop (kernel.py, forward-count rule); int64 [stops]."""
     space = s["space"]
     if space.size == 0:
         return space
+    chunk_of = np.repeat(np.arange(c["bytes"].size), c["n_stops"])
     buffered = (space > 0).astype(np.int64)
-    through = np.cumsum(buffered)
-    ends = first + c["n_stops"] - 1
-    later = through[ends][chunk_of] - through
+    later = _later_stops(c, buffered, chunk_of)
     pool = c["pool"][chunk_of]
     need = space + c["spare"][chunk_of]
     for kind in (0, 1):
@@ -163,20 +164,34 @@ def _need(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, first: Ints, n
         multi = moving & (per_chunk[chunk_of] > 1)
         slot = int(space[multi].max()) if multi.any() else 0
         need[moving] += later[moving] * slot
-        if network.transit_bytes is not None:
+        if transit_bytes is not None:
             kept = moving & ~multi & (s["passing"] == 0)
-            need[kept] += network.transit_bytes[kind]
+            need[kept] += transit_bytes[kind]
     need[space == 0] = 0
+    return need
+
+
+def _later_stops(c: dict[str, Ints], buffered: Ints, chunk_of: Ints) -> Ints:
+    """How many buffers a chunk visits after each stop; ``buffered``: 1 where a stop takes space; int64 [stops]."""
+    through: Ints = np.cumsum(buffered)
+    later: Ints = through[np.cumsum(c["n_stops"]) - 1][chunk_of] - through
+    return later
+
+
+def _check_capacity(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, need: Ints, network: Network) -> None:
+    if need.size == 0:
+        return
+    pool = c["pool"][chunk_of]
     capacity = network.buffer_bytes[s["die"], pool]
     short = np.flatnonzero(need > capacity)
     if short.size:
         worst = short[np.argmax(need[short])]
+        later = _later_stops(c, (s["space"] > 0).astype(np.int64), chunk_of)
         raise BufferTooSmallError(
             f"the {POOL_NAMES[int(pool[worst])]} of die {int(s['die'][worst])} is {int(capacity[worst])} bytes, "
             f"but a chunk of {int(c['bytes'][chunk_of[worst]])} bytes with {int(later[worst])} further stops needs "
             f"{int(need[worst])} bytes; give it at least that, or use smaller chunks (more micro-slices)"
         )
-    return need
 
 
 def _gate_waiters(chunk_gate: Ints, stop_gate: Ints, stop_hold: Ints, n_gates: int) -> tuple[Ints, Ints]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from expertstream.engine import layout as at
 from expertstream.engine.network import Network
 from expertstream.engine.state import State
+from expertstream.engine.work import Work
 
 Ints = NDArray[np.int64]
 KINDS = ("load", "send", "compute")
@@ -31,7 +32,9 @@ class Timeline:
         hold_die, hold_pool, hold_bytes, hold_from_ps, hold_to_ps: int64 [stays], one for each stay of a chunk in a
             buffer; pool 0 is the weight buffer, 1 the token buffer.
         network: the resources it ran on.
-        latency_ps: the end of the last event.
+        optional: bool; whether the activity belongs to a group that the run could have done without (``Work``).
+        latency_ps: from ``origin_ps`` to the end of the last event. Times of the columns count from 0, not from there.
+        origin_ps: what starts earlier is a head start.
         n_events: events that the kernel processed.
     """
 
@@ -55,7 +58,9 @@ class Timeline:
     hold_bytes: Ints
     hold_from_ps: Ints
     hold_to_ps: Ints
+    optional: NDArray[np.bool_]
     latency_ps: int
+    origin_ps: int
     n_events: int
     network: Network
 
@@ -63,12 +68,21 @@ class Timeline:
         """Number of activities."""
         return int(self.start_ps.size)
 
+    @property
+    def end_of_all_ps(self) -> int:
+        """The end of the last event, ps."""
+        return self.origin_ps + self.latency_ps
+
     @classmethod
-    def of_run(cls, state: State, network: Network) -> Timeline:
+    def of_run(cls, state: State, work: Work, network: Network) -> Timeline:
         """Columns of a finished run."""
         rows = state.tables["rows"][: int(state.vector[at.K_ROWS])]
         stop, kind = rows[:, at.T_STOP], rows[:, at.T_KIND]
         chunk = state.tables["stops"][stop, at.S_CHUNK]
+        group = state.tables["chunks"][chunk, at.C_GROUP]
+        whole = np.arange(work.n_groups)
+        for part, of in work.parts.items():
+            whole[part] = part if of < 0 else of
         is_send = kind == at.SEND
         here = state.tables["stops"][stop, at.S_DIE]
         to = state.tables["stops"][stop + is_send, at.S_DIE]
@@ -82,7 +96,7 @@ class Timeline:
             die=to,
             source=np.where(is_send, here, -1),
             chunk=chunk,
-            group=state.tables["chunks"][chunk, at.C_GROUP],
+            group=whole[group],
             stop=stop.copy(),
             tag=state.chunk_tag[chunk],
             stop_tag=state.stop_tag[stop],
@@ -95,7 +109,9 @@ class Timeline:
             hold_bytes=stays[:, at.S_SPACE],
             hold_from_ps=stays[:, at.S_TAKEN],
             hold_to_ps=stays[:, at.S_FREED],
-            latency_ps=int(state.vector[at.K_NOW]),
+            optional=np.isin(group, work.optional),
+            latency_ps=max(int(state.vector[at.K_NOW]) - work.origin_ps, 0),
+            origin_ps=work.origin_ps,
             n_events=int(state.vector[at.K_POPPED]),
             network=network,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,12 @@ class Work:
     A *chunk* is loaded from a DDR channel (or starts in the package) and visits its *stops* in order. A *gate* opens
     after a number of signals; a chunk, a compute or the release of buffer space can wait for it. A *group* is a set of
     chunks that is admitted together.
+
+    Attributes:
+        origin_ps: the time from which the latency counts; what is done before is a head start.
+        not_before_ps: groups that start no earlier than a time.
+        parts: groups that were cut out of another one, under whose number they appear in the timeline, or -1: they need
+            not be admitted at all. The ends of their loads are decision points.
     """
 
     n_groups: int = 0
@@ -32,11 +38,33 @@ class Work:
     _stops: list[dict[str, Ints]] = field(default_factory=list)
     n_chunks: int = 0
     _alternatives: list[tuple[Ints, Ints]] = field(default_factory=list)
+    origin_ps: int = 0
+    not_before_ps: dict[int, int] = field(default_factory=dict)
+    parts: dict[int, int] = field(default_factory=dict)
 
     def new_group(self) -> int:
         """Return the number of a new group."""
         self.n_groups += 1
         return self.n_groups - 1
+
+    @property
+    def optional(self) -> list[int]:
+        """Groups that need not be admitted at all."""
+        return [group for group, whole in self.parts.items() if whole < 0]
+
+    def with_fields(self, chunks: Mapping[str, Ints], stops: Mapping[str, Ints]) -> Work:
+        """A copy with some fields of all chunks (int64 [chunks]) and stops (int64 [stops]) replaced."""
+        old = self.chunk_arrays()
+        fields = {**{name: old[name] for name in _CHUNK_FIELDS}, **chunks}
+        return replace(
+            self,
+            _gates=[self.gate_array()],
+            _chunks=[fields] if self.n_chunks else [],
+            _stops=[{**self.stop_arrays(), **stops}] if self.n_chunks else [],
+            _alternatives=list(self._alternatives),
+            not_before_ps=dict(self.not_before_ps),
+            parts=dict(self.parts),
+        )
 
     def new_gates(self, signals: ArrayLike) -> Ints:
         """Return the numbers of new gates; ``signals``: how many signals each needs to open (0: open), int [n]."""

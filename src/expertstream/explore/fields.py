@@ -44,6 +44,8 @@ _PLAIN: Final[dict[str, Any]] = {
     "options.rings": int,
     "options.redispatch": bool,
     "options.decision_time": TimePs | None,
+    "options.prediction": str | None,
+    "options.lead_time": TimePs,
 }
 # kinds of quantities by the end of a field's name: how they are shown, and an example
 _QUANTITIES: Final = {
@@ -52,6 +54,7 @@ _QUANTITIES: Final = {
     "header": ("size", format_bytes, "16 B"),
     "latency": ("time", format_time, "4.02 ns"),
     "decision_time": ("time", format_time, "20 ns"),
+    "lead_time": ("time", format_time, "10 us"),
     "clock": ("frequency", format_frequency, "800 MHz"),
 }
 _CHOICES: Final = {

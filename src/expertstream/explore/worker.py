@@ -15,6 +15,7 @@ from expertstream.explore.jobs import Batch, Job
 from expertstream.explore.rows import FAILED, OK, Row, result_columns, result_row, schema
 from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
+from expertstream.strategy.plan import parse_prediction
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ def simulate_job(batch: Batch, job: Job) -> Result:
         raise ConfigError(model)
     if isinstance(routing, str):
         raise ConfigError(routing)
-    names = {"decision_time": "decision_ps"}
+    names = {"decision_time": "decision_ps", "lead_time": "lead_ps"}
     options: dict[str, Any] = {names.get(name, name): value for name, value in _below("options", point).items()}
+    if isinstance(options.get("prediction"), str):
+        options["prediction"] = parse_prediction(options["prediction"])
     return simulate(
         model,
         change_package(batch.packages[str(point["package"])], _below("package", point)),

@@ -15,7 +15,8 @@ def check_loads(timeline: Timeline, plan: PlanLike, workload: WorkloadLike, *, t
     """Check the weights that come from DDR: the right bytes, of every activated expert and of no other.
 
     Every column must be loaded at least once if it is computed with, and at most as often as it is computed with; its
-    first load must end before its first compute starts.
+    first load must end before its first compute starts. Loads that the run could have done without (of experts that a
+    predictor named and no token chose) are checked for their bytes alone: they are waste, and counted apart.
 
     Args:
         times: how often each expert must be loaded, int64 [experts]; for FSE-DP, TP and EP that is the number of
@@ -38,6 +39,8 @@ def check_loads(timeline: Timeline, plan: PlanLike, workload: WorkloadLike, *, t
             f"the load of {columns_text(*(a[i] for a in loaded))} {where(timeline, rows[i])} moves "
             f"{timeline.bytes[rows[i]]} bytes, but these columns have {expected[i]} bytes"
         )
+    wanted = ~timeline.optional[rows]
+    rows, loaded = rows[wanted], [column[wanted] for column in loaded]
     columns = workload.columns
     offset = np.cumsum(columns) - columns
     owner = np.repeat(np.arange(columns.size), columns)

@@ -54,6 +54,16 @@ class AdaptiveDispatcher:
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
         self._running: dict[int, int] = {}  # group: compute time
+        self._first: list[tuple[int, int]] = []  # of the first pass: groups to start before all others
+
+    def next_groups(self) -> list[int]:
+        """Groups of the running pass that have not started."""
+        return self._passes[0].groups if self._passes else []
+
+    def start_first(self, groups: Sequence[int]) -> None:
+        """Start these of the next groups before the others, in this order, as far as there is room for what stays."""
+        compute = self._passes[0].remove(set(groups)) if self._passes else {}
+        self._first = [(group, compute[group]) for group in groups]
 
     def decide(self, view: View) -> Iterable[int]:
         """At most one group at a time: each start is a decision of its own."""
@@ -62,13 +72,20 @@ class AdaptiveDispatcher:
             return first
         state = view.group_state
         self._running = {g: ps for g, ps in self._running.items() if state[g] != COMPLETE}
+        left = self._budget - sum(self._held.get(g, 0) for g in self._running)
+        if self._first:
+            group, compute_ps = self._first[0]
+            if self._held.get(group, 0) > max(0, left):
+                return []
+            self._running[group] = compute_ps
+            self._first.pop(0)
+            return [group]
         while self._passes and not self._passes[0].queue:
             if self._running:
                 return []
             self._passes.pop(0)
         if not self._passes or not view.dry_channel or any_pending(view, list(self._running)):
             return []
-        left = self._budget - sum(self._held.get(g, 0) for g in self._running)
         fits = [self._held.get(g, 0) <= max(0, left) for g in self._passes[0].ends]
         if not any(fits):
             return []
@@ -86,6 +103,19 @@ class _Pass:
         self._admitted_ps, self._admitted_bytes = 0, 0
         self._total_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
         self._total_bytes = sum(size for groups in self.queue for _, _, size in groups)
+
+    @property
+    def groups(self) -> list[int]:
+        """What is left, by number."""
+        return [group for queue in self.queue for group, _, _ in queue]
+
+    def remove(self, chosen: set[int]) -> dict[int, int]:
+        """Take these groups out, as admitted; return the compute time of each."""
+        found = [entry for queue in self.queue for entry in queue if entry[0] in chosen]
+        self.queue = [rest for queue in self.queue if (rest := [one for one in queue if one[0] not in chosen])]
+        self._admitted_ps += sum(ps for _, ps, _ in found)
+        self._admitted_bytes += sum(size for _, _, size in found)
+        return {group: ps for group, ps, _ in found}
 
     @property
     def ends(self) -> tuple[int, int]:

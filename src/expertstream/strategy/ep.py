@@ -8,15 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.work import Work
-from expertstream.errors import BufferTooSmallError, WorkloadError
+from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
 from expertstream.strategy import placement
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.dispatch import Lists, Units, emit
 from expertstream.strategy.placement import Placement
-from expertstream.strategy.plan import PLACEMENTS, InOrder, Options, Plan, cut_many, in_order, ranks_within
+from expertstream.strategy.plan import (
+    PLACEMENTS,
+    InOrder,
+    Options,
+    Plan,
+    cut_many,
+    in_order,
+    needs_training,
+    ranks_within,
+)
 from expertstream.strategy.tokens import add_residents, token_batches
 from expertstream.trace import RoutingTrace
+from expertstream.trace.prediction import popularity_of
 from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
@@ -50,7 +60,7 @@ def plan_ep_replicated(workload: LayerWorkload, options: Options) -> Plan:
     if workload.model.n_experts == 0:
         return plan_ep(workload, options)
     training = needs_training("ep-replicated", options)
-    costs = _Expected.of(workload)(placement.popularity_of(training, workload.routing.layer))
+    costs = _Expected.of(workload)(popularity_of(training, workload.routing.layer))
     holds = placement.replicated(costs, workload.package.n_dies)
     extra = int(holds.sum()) - holds.shape[0]
     return _plan(workload, options, holds, f"{extra} replicas of hot experts, {_fitted(training)}", streamed=False)
@@ -88,20 +98,6 @@ def placements(options: Options) -> tuple[Options, ...]:
     return tuple(replace(options, placement=name) for name in names)
 
 
-def needs_training(strategy: str, options: Options) -> RoutingTrace:
-    """The training part.
-
-    Raises:
-        WorkloadError: there is none.
-    """
-    if options.training is None:
-        raise WorkloadError(
-            f"{strategy} is fitted on a training part of the trace, and none was given; split the trace "
-            "(training, rest = trace.split()), simulate iterations of the rest, and pass Options(training=training)"
-        )
-    return options.training
-
-
 def _fitted(training: RoutingTrace) -> str:
     return f"fitted on {training.n_tokens} other tokens of the trace"
 
@@ -112,7 +108,7 @@ def _placed(workload: LayerWorkload, options: Options) -> tuple[Placement, str]:
         return placement.contiguous(n_experts, n_dies), "contiguous homes"
     if options.placement == "balanced" and n_experts > 0:
         training = needs_training("placement 'balanced'", options)
-        costs = _Expected.of(workload)(placement.popularity_of(training, workload.routing.layer))
+        costs = _Expected.of(workload)(popularity_of(training, workload.routing.layer))
         return placement.balanced(costs, n_dies), f"balanced homes, {_fitted(training)}"
     return placement.round_robin(n_experts, n_dies), "round-robin homes"
 
@@ -201,6 +197,7 @@ def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: st
         passes=batches.passes,
         ddr_layout=layout,
         prefetch=prefetch,
+        route_known=True,
         notes=tuple(notes),
     )
 

@@ -47,6 +47,22 @@ class TrajectoryDispatcher:
         self._scheduler, self._cycle_ps = scheduler, cycle_ps
         self._groups: list[int] = []  # of the pass that runs
         self._running: list[int] = []
+        self._ahead: list[int] = []  # groups that were started first
+
+    def next_groups(self) -> list[int]:
+        """Groups of the next pass."""
+        if not self._passes:
+            return []
+        counts, _, groups = self._passes[0]
+        return [group for group, count in zip(groups, counts, strict=True) if count]
+
+    def start_first(self, groups: Sequence[int]) -> None:
+        """Start these of the next groups with the prologue, in this order; the scheduler never hears of them."""
+        self._prologue = [*reversed(groups), *self._prologue]
+        self._ahead = list(groups)
+        counts, trajectories, group_of = self._passes[0]
+        left = [0 if group in self._ahead else count for group, count in zip(group_of, counts, strict=True)]
+        self._passes[0] = (left, trajectories, group_of)
 
     def decide(self, view: View) -> Iterable[int | Admission]:
         """At most one expert at a time: each start is a decision of its own."""
@@ -57,8 +73,9 @@ class TrajectoryDispatcher:
         for expert in completed:
             self._running.remove(expert)
             self._scheduler.complete(expert)
+        self._ahead = [group for group in self._ahead if view.group_state[group] != COMPLETE]
         while not self._scheduler.left and not self._running:
-            if not self._passes:
+            if not self._passes or (self._ahead and self._groups):  # these are of the first pass
                 return []
             counts, trajectories, self._groups = self._passes.pop(0)
             self._scheduler.begin(counts, trajectories)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.trace import RoutingTrace
+from expertstream.trace.prediction import chosen_together, popularity_of
 
 Ints = NDArray[np.int64]
 Placement = NDArray[np.bool_]
@@ -100,14 +101,6 @@ def affine(costs: Ints, together: Ints, before: Placement, n_dies: int) -> Place
     return _of(home, n_dies)
 
 
-def popularity_of(training: RoutingTrace, layer: int) -> Ints:
-    """Tokens of each expert at a layer of the training part, int64 [experts]; zeros where it is not recorded."""
-    at = np.flatnonzero(training.layer_index == layer)
-    if at.size == 0:
-        return np.zeros(training.n_experts, dtype=np.int64)
-    return np.bincount(training.experts[:, at[0]].reshape(-1), minlength=training.n_experts).astype(np.int64)
-
-
 @lru_cache(maxsize=256)
 def hydra_placement(training: RoutingTrace, layer: int, n_dies: int, cost: CostOf) -> Placement:
     """Placement by popularity and layer-to-layer affinity; not to be written to.
@@ -144,9 +137,7 @@ def homes_by_votes(votes: Ints, capacity: Ints) -> Ints:
 def _together(training: RoutingTrace, layer: int) -> Ints:
     at = int(np.flatnonzero(training.layer_index == layer)[0])
     before = int(np.flatnonzero(training.layer_index == layer - 1)[0])
-    n = training.n_experts
-    pair = training.experts[:, before, :, None].astype(np.int64) * n + training.experts[:, at, None, :]
-    return np.bincount(pair.reshape(-1), minlength=n * n).reshape(n, n).astype(np.int64)
+    return chosen_together(training.experts[:, before], training.experts[:, at], training.n_experts)
 
 
 def _of(home: Ints, n_dies: int) -> Placement:

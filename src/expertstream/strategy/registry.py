@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -10,6 +11,7 @@ from expertstream.strategy.adaptive import plan_adaptive
 from expertstream.strategy.base import Strategy
 from expertstream.strategy.ep import placements, plan_ep, plan_ep_replicated, plan_ep_streamed, plan_hydra
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
+from expertstream.strategy.prefetch import prefetching
 from expertstream.strategy.token_ring import plan_token_ring
 from expertstream.strategy.tp import plan_tp
 from expertstream.strategy.tp_per_expert import plan_tp_per_expert
@@ -19,7 +21,7 @@ DEFAULT = "fse-dp-paired"
 GROUP = "expertstream.strategies"
 
 
-BUILT_IN = (
+_STRATEGIES = (
     Strategy("ep", "experts at home dies, whole experts double-buffered in extra SRAM", plan_ep, placements),
     Strategy(
         "ep-streamed",
@@ -38,6 +40,7 @@ BUILT_IN = (
     Strategy("fse-dp-rule5", "fse-dp-paired with rule 5: micro-slices go to the roomiest die first (A4)", plan_rule5),
     Strategy("fse-dp-adaptive", "beyond the paper: per expert, weights or tokens move", plan_adaptive),
 )
+BUILT_IN = tuple(replace(strategy, plan=prefetching(strategy.plan)) for strategy in _STRATEGIES)
 
 
 @cache

@@ -65,6 +65,7 @@ def plan_token_ring(workload: LayerWorkload, options: Options) -> Plan:
         buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
         ddr_layout="each die's slice of every expert in its nearest DDR channel",
+        route_known=True,
         notes=(f"{rounds} round(s) of {dies} slices", *moved),
     )
 

@@ -59,6 +59,7 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout="each die's share of every expert in its nearest DDR channel",
+        route_known=True,
         notes=(f"{parts} micro-slices per expert and die",),
     )
 

@@ -220,6 +220,7 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout="each die's share of every expert in its nearest DDR channel",
+        route_known=True,
         notes=(f"up to {area_tokens} tokens of an expert gathered at a time",),
     )
 

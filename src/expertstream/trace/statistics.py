@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from expertstream.trace.prediction import NextLayer, recall
 from expertstream.trace.routing import Mix, RoutingTrace, by_request
 
 Floats = NDArray[np.float64]
@@ -151,12 +152,7 @@ def _recalls(trace: RoutingTrace, layer: int) -> tuple[float, float]:
     if half == 0:
         return float("nan"), float("nan")
     here, there = trace.experts[:, layer].astype(np.int64), trace.experts[:, layer + 1].astype(np.int64)
-    pair = here[:half, :, None] * e + there[:half, None, :]
-    together = np.bincount(pair.reshape(-1), minlength=e * e).reshape(e, e).astype(np.float64)
-    share = together / np.maximum(together.sum(axis=1, keepdims=True), 1)
-    score = share[here[half:]].sum(axis=1)
-    guess = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    guess = NextLayer.fitted(here[:half], there[:half], e).guess(here[half:], k)
     popular = np.bincount(there[:half].reshape(-1), minlength=e)
     always = np.argsort(-popular, kind="stable")[:k]
-    hit = (guess[:, :, None] == there[half:, None, :]).any(axis=1).mean()
-    return float(hit), float(np.isin(there[half:], always).mean())
+    return recall(there[half:], guess), float(np.isin(there[half:], always).mean())

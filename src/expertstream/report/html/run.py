@@ -35,7 +35,7 @@ def run_about(result: Result) -> dict[str, Any]:
         "bufferBytes": result.plan.buffer_bytes.tolist(),
         "routedExperts": workload.model.n_experts,
         "experts": int(workload.columns.size),
-        "latency": result.latency_ps,
+        "latency": result.timeline.end_of_all_ps,
         "deadDies": list(workload.package.faults.dead_dies),
         "deadLinks": dead_links(result),
     }
