@@ -1,9 +1,9 @@
 """Real traces against their synthetic twins: activated fractions and simulated latency; prints Markdown.
 
-Each twin is fitted on every other request of a capture and compared with the requests left out. Latency is the sum
-over the first, middle and last recorded layer and over up to 32, 16 and 8 iterations spread over the trace. The last
-column compares the half fitted on with the half left out: what two captures of the same traffic differ by.
-`python benchmarks/twins.py FOLDER` (of .npz files).
+Each twin is fitted on every other request of a capture and compared with the requests left out, at the first, middle
+and last recorded layer. Latency is the sum over these and over up to 16, 8 and 4 iterations spread over the trace. The
+last column compares the half fitted on with the half left out: what two captures of the same traffic differ by.
+`python benchmarks/twins.py FOLDER [activated|latency|statistics]` (of .npz files; without a name, all three tables).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from expertstream.trace.held_out import HeldOut, held_out, split
 from expertstream.trace.routing import GOLDEN_RATIO, MIXES
 
 STRATEGIES = ("ep", "tp", "fse-dp-paired")
-TOKENS = (16, 64, 256)
+ITERATIONS = {16: 16, 64: 8, 256: 4}
 LIMIT = 0.05
 
 
@@ -37,7 +37,7 @@ def model_of(trace: RoutingTrace) -> MoEModel:
 
 
 def iterations(trace: RoutingTrace, layer: int, tokens: int, mix: str) -> Iterator[Routing]:
-    most = 512 // tokens if tokens < 256 else 8
+    most = ITERATIONS[tokens]
     if mix == "round-robin":
         step = max(tokens, (trace.n_tokens - tokens) // most)
         for offset in range(0, trace.n_tokens - tokens + 1, step)[:most]:
@@ -77,7 +77,7 @@ def activated_rows(name: str, found: HeldOut) -> list[str]:
 def latency_rows(name: str, fitted: RoutingTrace, real: RoutingTrace, twin: RoutingTrace) -> list[str]:
     model, rows = model_of(real), []
     for mix in MIXES:
-        for tokens in TOKENS:
+        for tokens in ITERATIONS:
             truth = [latency(model, real, tokens, mix, strategy) for strategy in STRATEGIES]
             drawn = [latency(model, twin, tokens, mix, strategy) for strategy in STRATEGIES]
             other = latency(model, fitted, tokens, mix, STRATEGIES[-1])
@@ -90,25 +90,36 @@ def latency_rows(name: str, fitted: RoutingTrace, real: RoutingTrace, twin: Rout
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("table", nargs="?", choices=["activated", "latency", "statistics"])
+    options = parser.parse_args()
     activated, latencies, figures = [], [], []
-    for path in sorted(parser.parse_args().folder.glob("*.npz")):
+    for path in sorted(options.folder.glob("*.npz")):
         try:
             trace = RoutingTrace.load(path)
         except TraceError:
             continue  # counts only
+        layers = trace.layer_index
+        trace = trace.of_layers(layers[[0, layers.size // 2, -1]].tolist())
         name = " ".join(path.stem.split("__")[:2])
         found, real, twin = held_out(trace)
         activated += activated_rows(name, found)
-        latencies += latency_rows(name, split(trace)[0], real, twin)
-        cells = " | ".join(f"{b:.2f} / {c:.2f}" for _, b, c in found.statistics.values())
+        if options.table in (None, "latency"):
+            latencies += latency_rows(name, split(trace)[0], real, twin)
+        shown = {n: v for n, v in found.statistics.items() if n != "next_layer_recall"}  # these are no neighbours
+        cells = " | ".join(f"{b:.2f} / {c:.2f}" for _, b, c in shown.values())
         figures.append(f"| {name} | {cells} |")
-        names = list(found.statistics)
-    print("| capture | mix | tokens | uniform | fitted half | held-out half | twin | points |")
-    print("| --- " * 8 + "|", *activated, sep="\n")
-    print("\n| capture | " + " | ".join(n.replace("_", " ") for n in names) + " |")
-    print("| --- " * (1 + len(names)) + "|", *figures, sep="\n")
-    print("\n| capture | mix | tokens | " + " | ".join(f"`{s}` %" for s in STRATEGIES) + " | real halves % |")
-    print("| --- " * (4 + len(STRATEGIES)) + "|", *latencies, sep="\n")
+        names = list(shown)
+    tables = {
+        "activated": ("capture | mix | tokens | uniform | fitted half | held-out half | twin | points", activated),
+        "statistics": (f"capture | {' | '.join(n.replace('_', ' ') for n in names)}", figures),
+        "latency": (
+            f"capture | mix | tokens | {' | '.join(f'`{s}` %' for s in STRATEGIES)} | real halves %",
+            latencies,
+        ),
+    }
+    for table, (head, rows) in tables.items():
+        if options.table in (None, table):
+            print(f"| {head} |", "| --- " * (head.count(" | ") + 1) + "|", *rows, sep="\n", end="\n\n")
 
 
 if __name__ == "__main__":
