@@ -168,3 +168,17 @@ def test_where_the_layer_before_is_not_known_popular_experts_are_guessed() -> No
     counts = np.bincount(training.experts.reshape(-1), minlength=8)
     popular = np.argsort(-counts, kind="stable")[:2].tolist()
     assert guess_from_trace(_random(3, 8, 2), training).tolist() == [popular] * 3
+
+
+def test_weights_of_a_later_pass_do_not_take_the_room_of_the_first() -> None:
+    """Two passes and room for one expert: what is predicted for all tokens is needed in the second."""
+    model = MoEModel.one_layer(d_model=24, d_ffn=1, n_experts=7, top_k=1)
+    chip = package(1, 2, ddr=10**9)
+    die = chip.die.model_copy(update={"weight_buffer_bytes": 128, "token_buffer_bytes": 512})
+    routed = replace(routing([[3], [4], [6], [0]], 7), layer=1)
+    training = synthesize(model, requests=1, tokens_per_request=2, layers=(0, 1))
+    training = replace(training, experts=np.zeros((2, 2, 1), dtype=np.int16))
+    options = Options(training=training, prediction="trace", lead_ps=1)
+    result = simulate(model, chip.model_copy(update={"die": die}), routed, "tp", options=options)
+    assert result.plan.passes == 2
+    assert result.prove() <= 1e-10

@@ -72,7 +72,7 @@ def _with_head_start(plan_of: PlanOf, workload: LayerWorkload, options: Options,
     guessed = replace(workload, routing=replace(routing, experts=guess))
     tokens = guessed.in_passes(1).load[0].sum(axis=1)
     order = np.lexsort((np.arange(tokens.size), -tokens))[: int((tokens > 0).sum())].tolist()
-    own = _Loads.of(plan)
+    own = _Loads.of(plan, workload)
     wrong = [e for e in order if e not in own.chunks]
     other = _predicted(plan_of, guessed, without) if wrong else own
     chosen = _chosen(
@@ -132,11 +132,14 @@ class _Loads:
     route_known: bool
 
     @classmethod
-    def of(cls, plan: Plan) -> _Loads:
+    def of(cls, plan: Plan, workload: LayerWorkload) -> _Loads:
+        """Loads of the experts that have a token in the first pass; those of a later one would be in its way."""
+        needed = workload.in_passes(plan.passes).load[0].sum(axis=1) > 0
         chunk, stop = plan.work.chunk_arrays(), plan.work.stop_arrays()
         group = np.array(_reorderable(plan).next_groups(), dtype=np.int64)
         used = (chunk["channel"] >= 0) & (chunk["tag"] >= 0) & (chunk["first"] > 0) & np.isin(chunk["group"], group)
         rows = np.flatnonzero(used)
+        rows = rows[needed[plan.slices[chunk["tag"][rows], 0]]]
         _, index = np.unique(plan.slices[chunk["tag"][rows]], axis=0, return_index=True)  # a later pass loads it again
         found: dict[int, list[int]] = {}
         for row in rows[np.sort(index)].tolist():
@@ -174,7 +177,7 @@ class _Loads:
 def _predicted(plan_of: PlanOf, guessed: LayerWorkload, options: Options) -> _Loads:
     """Loads of the layer as predicted; none where it could not run like that."""
     try:
-        return _Loads.of(plan_of(guessed, options))
+        return _Loads.of(plan_of(guessed, options), guessed)
     except BufferTooSmallError:
         nothing = np.empty(0, dtype=np.int64)
         return _Loads({}, {}, nothing, {}, nothing.reshape(0, 3), route_known=False)
