@@ -139,6 +139,10 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
         (("model: config.json", "model: qwen3"), "unknown model preset 'qwen3'; did you mean 'qwen3-30b-a3b'?"),
         (("iterations: 30", "iterations: 0"), "run.yaml:9:1: iterations: input should be greater than or equal to 1"),
         (("iterations: 30\n", ""), "run.yaml:3:1: requests: the run has no end; give iterations, or requests.count"),
+        (
+            ("model:", "prediction: 1.5\nmodel:"),
+            "run.yaml:1:1: prediction: must be an accuracy above 0 and up to 1, or trace (given: 1.5)",
+        ),
         (("model:", "strategy: fse\nmodel:"), "unknown strategy 'fse'"),
         (("synthetic: {requests: 4, tokens: 32}", "trace: gone.npz"), "there is no trace file 'gone.npz'"),
         (

@@ -42,6 +42,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         tokens_per_iteration=draw(st.integers(1, 12)),
         max_requests=draw(st.integers(1, 8)),
         output_head=draw(st.booleans()),
+        prediction=draw(st.sampled_from([None, 0.5, 1.0])),
         buffering=draw(
             st.none()
             | st.fixed_dictionaries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -158,3 +159,51 @@ def test_nothing_is_loaded_ahead_where_dies_store_and_forward() -> None:
     report = serving(tiny_scenario(strategy="ep"), package=chips).run()
     assert report["requests"]["completed"] == 12
     assert report["preloaded_bytes"] == 0
+
+
+def slow_links() -> Package:
+    """Attention computes for long after its last load: prompts of many tokens on few MACs."""
+    chips = tiny_package(1 << 20)
+    return chips.model_copy(update={"die": chips.die.model_copy(update={"macs_per_cycle": 1})})
+
+
+LONG = {"prompt_tokens": {"mean": 60}, "arrivals": "closed-loop", "clients": 2, "count": 4}
+
+
+def predicted(prediction: float | None, strategy: str = "tp", **more: object) -> dict[str, int]:
+    values = {"strategy": strategy, "requests": LONG, "tokens_per_iteration": 64, "prediction": prediction}
+    report: dict[str, int] = serving(tiny_scenario(**values, **more), package=slow_links()).run()
+    return report
+
+
+def test_experts_that_are_predicted_load_while_attention_computes() -> None:
+    without, perfect, poor = (predicted(prediction) for prediction in (None, 1.0, 0.3))
+    assert perfect["busy_ps"] < without["busy_ps"]
+    assert perfect["ddr_bytes"] == without["ddr_bytes"]
+    assert poor["ddr_bytes"] >= without["ddr_bytes"]  # what no token chose was loaded in vain
+    assert perfect["macs"] == poor["macs"] == without["macs"]
+
+
+def test_without_overlap_a_prediction_comes_too_late() -> None:
+    assert predicted(1.0, overlap=False)["busy_ps"] == predicted(None, overlap=False)["busy_ps"]
+
+
+@pytest.mark.parametrize("strategy", ["tp", "ep", "fse-dp-paired", "fse-dp-naive"])
+def test_only_loads_that_fit_run_before_the_gate_has_answered(strategy: str) -> None:
+    seen = []
+
+    def observe(kind: str, layer: int, plan: Plan, timeline: Timeline, workload: object) -> None:
+        before = timeline.start_ps < timeline.origin_ps
+        seen.append((kind, timeline, int(timeline.kind[before].max(initial=LOAD))))
+
+    values = {"strategy": strategy, "requests": LONG, "tokens_per_iteration": 64, "prediction": 1.0}
+    run_of = serving(tiny_scenario(**values), package=slow_links(), observe=observe, reuse=False)
+    run_of.run()
+    leads = 0
+    for (_, before, _), (kind, timeline, most) in pairwise(seen):
+        if kind == "experts" and timeline.origin_ps and most == LOAD:
+            leads += 1
+            for channel in range(4):
+                loads = (before.kind == LOAD) & (before.resource == channel)
+                assert before.end_ps[loads].max(initial=0) + timeline.origin_ps <= before.end_of_all_ps
+    assert leads > 0

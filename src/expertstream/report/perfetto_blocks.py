@@ -57,14 +57,14 @@ class BlockTrace:
             self._tracks = Tracks(self._package, timeline.network)
             self._write(self._heading())
             self._write(self._tracks.named())
-        tracks, at = self._tracks, self._now
+        tracks, at = self._tracks, self._now - timeline.origin_ps
         args = f'{{"tokens":{tokens},"activities":{len(timeline)}}}'
         whole = self._activities + len(timeline) <= MAX_ACTIVITIES
         title = json.dumps(name if whole else f"{name} (activities left out)")
         duration = us(timeline.latency_ps)
         self._write(
             [
-                f'{{"ph":"X","pid":{self._pid},"tid":{self._pid},"ts":{us(at)},"dur":{duration},"name":{title},'
+                f'{{"ph":"X","pid":{self._pid},"tid":{self._pid},"ts":{us(self._now)},"dur":{duration},"name":{title},'
                 f'"cat":"block","args":{args}}}'
             ]
         )

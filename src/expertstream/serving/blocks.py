@@ -26,7 +26,7 @@ from expertstream.package import Package, surviving
 from expertstream.planning import plan_on
 from expertstream.serving.attention import AttentionBatch, first_loads, plan_attention
 from expertstream.serving.output_head import first_head_loads, plan_lm_head
-from expertstream.serving.preload import Preloads, Tail, measure_tail, own_channels
+from expertstream.serving.preload import Lead, Preloads, Tail, measure_lead, measure_tail, own_channels
 from expertstream.serving.stages import BlockPlan
 from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
@@ -46,7 +46,7 @@ class BlockTiming:
         ddr_bytes: loaded and written, what was loaded ahead for the block included. d2d_bytes: payload times hops.
         macs, sram_read_bytes, sram_write_bytes, wire_bytes: what costs energy (wire: payload and header, times hops).
         peak_bytes: largest sum of all buffers. passes: passes over the tokens.
-        tail: what the block leaves to the next one at its end.
+        tail: what the block leaves to the next one at its end. lead: what it needs before its start.
     """
 
     latency_ps: int
@@ -60,9 +60,10 @@ class BlockTiming:
     peak_bytes: int
     passes: int
     tail: Tail
+    lead: Lead
 
 
-COUNTS = tuple(f.name for f in fields(BlockTiming) if f.name != "tail")
+COUNTS = tuple(f.name for f in fields(BlockTiming) if f.name not in ("tail", "lead"))
 
 
 class Observer(Protocol):
@@ -142,16 +143,40 @@ class Blocks:
             lambda package: (plan_attention(self.model, package, batch, router=router, preloaded=preloaded), None),
         )
 
-    def experts(self, routing: Routing, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
-        """Time the experts of an MoE layer; ``home``: int64 [tokens], the die where each token lives."""
-        return self._time(
-            "experts",
-            layer,
-            reserved_bytes,
-            # a strategy may look at all of the routing: placements are fitted per layer
-            (np.array([routing.layer]), routing.experts, routing.weights, routing.request, home),
-            lambda package: self._layer(self.model, routing, home, package),
-        )
+    def experts(
+        self,
+        routing: Routing,
+        home: Ints,
+        *,
+        reserved_bytes: int = 0,
+        layer: int = -1,
+        after: Tail | None = None,
+    ) -> BlockTiming:
+        """Time the experts of an MoE layer, of which weights may load in the tail of the block before, by prediction.
+
+        Args:
+            home: int64 [tokens], the die where each token lives. after: the tail of the block before.
+        """
+        lead_ps = 0 if after is None or self.options.prediction is None else self._lead_ps(after)
+
+        def time(lead_ps: int) -> BlockTiming:
+            return self._time(
+                "experts",
+                layer,
+                reserved_bytes,
+                # a strategy may look at all of the routing: placements are fitted per layer
+                (np.array([routing.layer, lead_ps]), routing.experts, routing.weights, routing.request, home),
+                lambda package: self._layer(self.model, routing, home, package, lead_ps),
+            )
+
+        timing = time(lead_ps)
+        if lead_ps and after is not None and not timing.lead.fits(after):
+            return time(0)
+        return timing
+
+    def _lead_ps(self, after: Tail) -> int:
+        """For how long all channels stand idle before a block, where each die has one of its own."""
+        return min(after.idle_ps) if self._overlap and (self._own >= 0).all() else 0
 
     def dense(self, home: Ints, *, reserved_bytes: int = 0, layer: int = -1) -> BlockTiming:
         """Time a dense layer's MLP."""
@@ -218,10 +243,12 @@ class Blocks:
             self._packages[reserved_bytes] = surviving(self._whole.replace(**{"die.token_buffer_bytes": left}))
         return self._packages[reserved_bytes]
 
-    def _layer(self, model: MoEModel, routing: Routing, home: Ints, package: Package) -> tuple[Plan, LayerWorkload]:
+    def _layer(
+        self, model: MoEModel, routing: Routing, home: Ints, package: Package, lead_ps: int = 0
+    ) -> tuple[Plan, LayerWorkload]:
         workload = LayerWorkload.of(model, package, routing).with_homes(home)
         with blame(self._strategy.plan):
-            plan = self._strategy.plan(workload, self.options)
+            plan = self._strategy.plan(workload, replace(self.options, lead_ps=lead_ps))
             check_plan(plan, self._strategy, workload)
         return plan, workload
 
@@ -293,6 +320,7 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own
         peak_bytes=measure_buffers(timeline).package_peak_both_bytes,
         passes=plan.passes,
         tail=measure_tail(own, plan, timeline),
+        lead=measure_lead(timeline),
     )
 
 

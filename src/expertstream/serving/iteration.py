@@ -234,7 +234,9 @@ class Iteration:
         if timing is None or layer in self._simulated:
             routing = self._replay.routing(np.concatenate([p.rows for p in active]), layer)
             home = np.concatenate([p.home for p in active])
-            timing = self._blocks.experts(routing, home, reserved_bytes=self._reserved(apart), layer=layer)
+            timing = self._blocks.experts(
+                routing, home, reserved_bytes=self._reserved(apart), layer=layer, after=self._tail
+            )
         self._experts_before = timing
         self._count("experts", layer, timing, active)
 

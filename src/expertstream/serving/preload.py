@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.engine.layout import LOAD, WEIGHTS
+from expertstream.engine.layout import LOAD, SEND, WEIGHTS
 from expertstream.engine.state import transfer_ps
 from expertstream.engine.timeline import Timeline
 from expertstream.package import Package
@@ -38,6 +38,34 @@ class Tail:
     held_bytes: int
 
 
+@dataclass(frozen=True)
+class Lead:
+    """What a block needs before its start, of what the block before leaves.
+
+    Attributes:
+        held_bytes: largest sum of what lies in each die's weight buffer before the start.
+        sends: whether links are used.
+    """
+
+    held_bytes: tuple[int, ...]
+    sends: bool
+
+    def fits(self, before: Tail) -> bool:
+        """Whether the block before leaves that much; of its links nothing is known."""
+        room = zip(self.held_bytes, before.free_bytes, strict=True)
+        return not self.sends and all(held <= free for held, free in room)
+
+
+def measure_lead(timeline: Timeline) -> Lead:
+    """What was done before the timeline's origin."""
+    origin = timeline.origin_ps
+    held = []
+    for die in range(timeline.network.n_dies):
+        mine = (timeline.hold_die == die) & (timeline.hold_pool == WEIGHTS) & (timeline.hold_from_ps < origin)
+        held.append(_peak(timeline, mine, 0))
+    return Lead(tuple(held), bool(((timeline.kind == SEND) & (timeline.start_ps < origin)).any()))
+
+
 def own_channels(package: Package) -> Ints:
     """The channel that serves a die alone, int64 [dies], -1 where there is none."""
     own = np.full(package.n_dies, -1, dtype=np.int64)
@@ -49,7 +77,7 @@ def own_channels(package: Package) -> Ints:
 
 def measure_tail(own: Ints, plan: Plan, timeline: Timeline) -> Tail:
     """How long each die's channel stands idle at the end, and what its weight buffer has room for."""
-    end = timeline.latency_ps
+    end = timeline.end_of_all_ps
     loads = timeline.kind == LOAD
     last = np.zeros(timeline.network.n_channels, dtype=np.int64)
     np.maximum.at(last, timeline.resource[loads], timeline.end_ps[loads])
@@ -63,7 +91,8 @@ def measure_tail(own: Ints, plan: Plan, timeline: Timeline) -> Tail:
         asked = most if (timeline.hold_from_ps[stays] >= start).any() else 0
         free.append(max(0, int(plan.buffer_bytes[die, WEIGHTS]) - _peak(timeline, stays, start) - asked))
     first = int(since.min(initial=end))
-    return Tail(tuple((end - since).tolist()), tuple(free), _peak(timeline, timeline.hold_to_ps > first, first))
+    idle = np.minimum(end - since, timeline.latency_ps)
+    return Tail(tuple(idle.tolist()), tuple(free), _peak(timeline, timeline.hold_to_ps > first, first))
 
 
 def _peak(timeline: Timeline, stays: NDArray[np.bool_], start: int) -> int:

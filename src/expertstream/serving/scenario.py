@@ -6,12 +6,13 @@ from math import gcd
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from expertstream.config import misfit
 from expertstream.schedule import Slack
 from expertstream.serving.requests import Lengths
 from expertstream.strategy import DEFAULT, Options
+from expertstream.strategy.plan import FROM_TRACE
 from expertstream.trace import RoutingTrace
 from expertstream.units import ByteSize, TimePs
 
@@ -99,7 +100,8 @@ class Scenario(BaseModel):
 
     Attributes:
         model, package: presets or files.
-        micro_slices, placement, order, rings, redispatch, decision_time: as in ``strategy.Options``.
+        micro_slices, placement, order, rings, redispatch, decision_time, prediction: as in
+            ``strategy.Options``; how long a prediction is known before the gate's answer follows from the block before.
         trace: a routing trace to replay; None: ``synthetic`` routing.
         tokens_per_iteration: the budget. max_requests: that run at a time. kv_capacity: DDR for keys and values.
         iterations: where to stop at the latest. output_head: whether the output head is run for sampled tokens.
@@ -118,6 +120,7 @@ class Scenario(BaseModel):
     rings: Literal[1, 2, 4] = 4
     redispatch: bool = False
     decision_ps: TimePs | None = Field(alias="decision_time", default=None)
+    prediction: float | str | None = None
     trace: Path | None = None
     synthetic: SyntheticSpec = SyntheticSpec()
     requests: ArrivalSpec
@@ -141,7 +144,16 @@ class Scenario(BaseModel):
             redispatch=self.redispatch,
             decision_ps=self.decision_ps,
             training=training,
+            prediction=self.prediction,
+            lead_ps=0,
         )
+
+    @field_validator("prediction")
+    @classmethod
+    def _is_a_prediction(cls, value: float | str | None) -> float | str | None:
+        if value not in (None, FROM_TRACE) and not (isinstance(value, float) and 0 < value <= 1):
+            raise ValueError(f"must be an accuracy above 0 and up to 1, or {FROM_TRACE} (given: {value})")
+        return value
 
     @model_validator(mode="after")
     def _is_whole(self) -> Scenario:

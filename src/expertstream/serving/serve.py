@@ -27,6 +27,7 @@ from expertstream.serving.routing import Replay
 from expertstream.serving.scenario import ArrivalSpec, Scenario
 from expertstream.serving.server import STATE, Limits, Server
 from expertstream.strategy import get_strategy
+from expertstream.strategy.plan import FROM_TRACE
 from expertstream.trace import RoutingTrace, synthesize
 
 Progress = Callable[[int, int, str], None]
@@ -96,8 +97,8 @@ class Serving:
         package = surviving(parts.package)
         self.parts = parts
         routing = parts.routing() if routing is None else routing
-        fitted = get_strategy(scenario.strategy).fitted or scenario.placement == "balanced"
-        if fitted and training is None:  # on tokens that are not served
+        fitted = scenario.placement == "balanced" or scenario.prediction == FROM_TRACE
+        if (fitted or get_strategy(scenario.strategy).fitted) and training is None:  # on tokens that are not served
             training, routing = routing.split()
         options = scenario.options(training)
         self.blocks = Blocks(
