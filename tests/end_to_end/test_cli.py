@@ -282,6 +282,17 @@ def test_doctor_reports_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "something is wrong" in out
 
 
+@pytest.mark.parametrize("program", ["expertstream", ".venv/bin/expertstream"])
+def test_demo_names_a_command_that_can_be_typed(
+    program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expertstream.cli.demo.TOKENS", (16,))
+    monkeypatch.setattr("expertstream.cli.demo.which", lambda name: name if name == program else None)
+    monkeypatch.setattr("sys.argv", [".venv/bin/expertstream", "demo"])
+    assert run(["demo", "--output", "demo"]) == 0
+    assert f"next: {program} compare qwen3-30b-a3b" in capsys.readouterr().err
+
+
 def test_demo_writes_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo", "--output", "out/demo"]) == 0
     out = capsys.readouterr().out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -58,4 +60,6 @@ def demo_command(
     print(f"wrote {files[1]} (latency above the lower bound)")
     print(f"wrote {files[2]} ({STRATEGY}, {TOKENS[-1]} tokens; open it at https://ui.perfetto.dev)")
     print(f"wrote {files[3]} (the report: open it in a browser)")
-    remark(f"next: expertstream compare {MODEL} --tokens 16,64,256,1024 --prove")
+    # as it can be typed: an environment that is not activated has the program on no path
+    program = "expertstream" if which("expertstream") else sys.argv[0]
+    remark(f"next: {program} compare {MODEL} --tokens 16,64,256,1024 --prove")
