@@ -123,7 +123,7 @@ def regenerate(page: Path) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """Regenerate the pages named, or all pages and pictures."""
     parser = argparse.ArgumentParser(description="Regenerate the generated parts of README.md and docs.")
-    parser.add_argument("pages", nargs="*", type=Path)
+    parser.add_argument("pages", nargs="*", type=Path, help="without: all, and the pictures")
     chosen = parser.parse_args(arguments).pages
     for name, draw in {} if chosen else PICTURES.items():
         draw(ROOT / "docs" / name)
