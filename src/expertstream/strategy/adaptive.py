@@ -16,7 +16,7 @@ from expertstream.schedule import hot_next
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.gather import Gathering
 from expertstream.strategy.homes import Homes
-from expertstream.strategy.modes import Modes
+from expertstream.strategy.modes import Modes, compute_bound
 from expertstream.strategy.plan import Options, Plan, any_pending
 from expertstream.strategy.shares import Shares, add_movement
 from expertstream.strategy.tokens import TokenTurns, add_residents, token_batches
@@ -156,7 +156,9 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
-    flow = Flow(workload.topology.rings[: options.rings])
+    # Every token visits the shared experts: they would keep DDR waiting for room, but fill the gaps well.
+    shared = () if compute_bound(workload) else tuple(range(workload.model.n_experts, n_experts))
+    flow = Flow(workload.topology.rings[: options.rings], filler=shared)
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]

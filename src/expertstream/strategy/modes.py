@@ -57,13 +57,13 @@ class Modes:
         )
         parts, _ = micro_slices(workload, options.micro_slices)
         turns = np.array([token_turns(n, room) if c else 0 for n, c in zip(tokens.tolist(), cheaper, strict=True)])
-        whole, several = turns == 1, (turns > 1) & _compute_bound(workload)
+        whole, several = turns == 1, (turns > 1) & compute_bound(workload)
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
         circulate = bool((~(whole | several) & (tokens > 0)).any())
         while True:
             # What passes through the die of its channel shares that buffer with trajectories over all dies: of these
             # two must fit, as in micro_slices.py, whichever micro-slices they are made of.
-            slots = 2 * (n_dies + 1) if circulate or not _compute_bound(workload) else 16
+            slots = 2 * (n_dies + 1) if circulate or not compute_bound(workload) else 16
             widest = max(1, weight_buffer // (slots * workload.column_bytes))
             spare = (n_dies + 1 if circulate else 2) * widest * workload.column_bytes
             # Beside those that stay, one that passes through must find room for itself, the next stop and the spare.
@@ -89,7 +89,7 @@ class Modes:
         )
 
 
-def _compute_bound(workload: LayerWorkload) -> bool:
+def compute_bound(workload: LayerWorkload) -> bool:
     """Whether computing the layer takes at least COMPUTE_BOUND times as long as loading it once."""
     package = workload.package
     size = int(workload.expert_bytes[workload.activated].sum())
