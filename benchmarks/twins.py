@@ -91,9 +91,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("table", nargs="?", choices=["activated", "latency", "statistics"])
+    parser.add_argument("--captures", default="", help="only files whose names have one of these parts, such as a,b")
     options = parser.parse_args()
     activated, latencies, figures = [], [], []
     for path in sorted(options.folder.glob("*.npz")):
+        if not any(part in path.name for part in options.captures.split(",")):
+            continue
         try:
             trace = RoutingTrace.load(path)
         except TraceError:
