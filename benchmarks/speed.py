@@ -17,7 +17,7 @@ import numpy as np
 import heap
 from expertstream.engine import kernel
 from expertstream.engine.layout import DECIDE, K_DECIDE, K_POPPED
-from expertstream.engine.run import View
+from expertstream.engine.run import Admission, View
 from expertstream.engine.state import build
 from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, Package
@@ -47,7 +47,8 @@ def kernel_seconds(model: MoEModel, package: Package, routing: Routing, options:
             if answer != DECIDE:
                 break
             vector[K_DECIDE] = 0
-            for group in plan.dispatcher.decide(view):
+            for decided in plan.dispatcher.decide(view):
+                group = decided.group if isinstance(decided, Admission) else decided
                 kernel.admit(vector, group, view.now_ps)
                 vector[K_DECIDE] = 1
         best = min(best, spent)
