@@ -24,6 +24,7 @@ docs: $(STAMP)
 
 # Regenerate every number and picture of README.md and docs/ in place.
 numbers: $(STAMP)
+	$(BIN)/python -m docs.generate.reproduction run
 	$(BIN)/python -m docs.generate.blocks
 
 test: $(STAMP)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from docs.generate import hardware, runs, sketches
+from docs.generate import hardware, reproduction, runs, sketches
 from docs.generate.results import PACKAGE, synthetic
 from expertstream.explore import SweepSpec, load_search, load_sweep, make_executor, search, sweep
 from expertstream.explore.pictures import draw_pictures
 from expertstream.explore.results import load_results
 from expertstream.report.chart import write_chart
+from expertstream.reproduce import Study
 
 MODEL = "qwen3-30b-a3b"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -44,6 +45,10 @@ def _trade_offs(file: Path) -> None:
     _explored(file, "pareto", lambda folder: search(spec, folder, make_executor("serial")))
 
 
+def _figure(study: Study) -> Callable[[Path], None]:
+    return lambda file: reproduction.draw(study, file)
+
+
 # file in docs/: writes it to the path that it is given
 PICTURES: dict[str, Callable[[Path], None]] = {
     "comparison.png": _comparison,
@@ -56,4 +61,5 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "pictures/token-buffering.svg": sketches.token_buffering,
     "pictures/admission.svg": sketches.admission,
     "pictures/scheduler.svg": hardware.draw_units,
+    **{f"figures/{study.name}.png": _figure(study) for study in reproduction.studies()},
 }

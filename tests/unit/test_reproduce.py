@@ -73,6 +73,13 @@ def test_rows_are_kept_and_only_new_points_run(tmp_path: Path) -> None:
     ]
 
 
+def test_the_table_has_every_column_of_any_row_in_six_digits(tmp_path: Path) -> None:
+    rows = [{"x": 1, "square": 1}, {"x": 2, "square": 4, "third": 1 / 3}]
+    study = replace(_study(1, 2), table=lambda _: rows)
+    reproduce([study], tmp_path, Setting(), make_executor("serial"))
+    assert (tmp_path / "squares.csv").read_text() == '"x","square","third"\n1,1,\n2,4,0.333333\n'
+
+
 def test_rows_of_other_sources_are_never_shown_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serial = make_executor("serial")
     reproduce([_study(1, 2)], tmp_path, Setting(), serial)
@@ -146,6 +153,8 @@ def test_studies_have_the_names_of_their_modules_and_figures_come_in_order() -> 
     for name, study in all_studies().items():
         assert sys.modules[f"expertstream.reproduce.studies.{name}"].STUDY is study  # type: ignore[attr-defined]
     assert chosen_studies(["fig9", "all", "fig9"])[0].name == "fig9"
+    assert [study.name for study in chosen_studies(["all"])] == names[: len(figures)]
+    assert [study.name for study in chosen_studies(["everything"])] == names
 
 
 def test_a_claim_that_is_not_met_says_why() -> None:

@@ -19,7 +19,8 @@ from expertstream.reproduce.layers import preset_of
 
 def reproduce_command(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME ...|all|list]", help="Figures, such as fig9 fig12.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME ...|all|everything|list]", help="Figures, such as fig9; everything: ours, too."),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of figures, tables and claims.")
@@ -41,7 +42,7 @@ def reproduce_command(
         _list(json)
         return
     studies = chosen_studies(names)
-    setting = Setting(seeds=seeds, full=full, traces=_captures(traces))
+    setting = Setting(seeds=seeds, full=full, traces=captures_in(traces))
     executor = make_executor("serial" if workers == 1 else "processes", workers=workers)
     announce_compilation()
     make_folder(output)
@@ -64,7 +65,8 @@ def _list(json: bool) -> None:
     )
 
 
-def _captures(folder: Path | None) -> tuple[Path, ...]:
+def captures_in(folder: Path | None) -> tuple[Path, ...]:
+    """Captures of a folder that fit a preset. Raises ConfigError if there are none."""
     if folder is None:
         return ()
     if not folder.is_dir():

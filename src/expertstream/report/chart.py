@@ -37,7 +37,7 @@ def write_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str], *,
     save_figure(_draw(rows, title), path)
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
     """Write a figure whose name ends in one of ``FORMATS``; the same figure gives the same bytes.
 
     Raises:
@@ -46,7 +46,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     kind = Path(path).suffix.lstrip(".").lower()
     # a fixed salt and no date
     with replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "expertstream"}):
-        figure.savefig(temporary, format=kind, dpi=150, metadata=None if kind == "png" else _no_date(kind))
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=None if kind == "png" else _no_date(kind))
 
 
 def _no_date(kind: str) -> dict[str, None]:

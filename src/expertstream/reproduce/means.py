@@ -44,6 +44,12 @@ def summary(rows: Sequence[Row], by: Sequence[str], **values: Callable[[list[Row
     return out
 
 
+def by_routing(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of a table with "captured", apart: "" for synthetic routing, "; captured: " for captured routing, if any."""
+    parts = {"": [row for row in rows if not row["captured"]], "; captured: ": [row for row in rows if row["captured"]]}
+    return {label: mine for label, mine in parts.items() if mine}
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half the 95 % confidence interval of Student's t; 0 for a single value."""
     array = np.asarray(values, dtype=np.float64)

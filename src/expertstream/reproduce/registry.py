@@ -23,7 +23,7 @@ def all_studies() -> dict[str, Study]:
 
 
 def chosen_studies(names: Sequence[str]) -> list[Study]:
-    """The studies of these names, each once; "all" names every one.
+    """The studies of these names, each once; "all": every figure of the paper; "everything": our own studies, too.
 
     Raises:
         ConfigError: an unknown name.
@@ -31,16 +31,21 @@ def chosen_studies(names: Sequence[str]) -> list[Study]:
     known = all_studies()
     chosen: dict[str, Study] = {}
     for name in names:
-        if name == "all":
-            chosen |= known
+        if name in ("all", "everything"):
+            chosen |= {study.name: study for study in known.values() if name == "everything" or _figure(study)}
         elif name in known:
             chosen[name] = known[name]
         else:
-            hint = nearest(name, [*known, "all", "list"]) or "."
-            raise ConfigError(f"there is no study '{name}'{hint} Available: {', '.join(known)}, or all")
+            hint = nearest(name, [*known, "all", "everything", "list"]) or "."
+            raise ConfigError(f"there is no study '{name}'{hint} Available: {', '.join(known)}, all or everything")
     return list(chosen.values())
 
 
 def _place(study: Study) -> tuple[int, str]:
+    return (_figure(study) or 10**6, study.name)
+
+
+def _figure(study: Study) -> int:
+    """Number of a figure of the paper, 0 for a study of our own."""
     figure = re.fullmatch(r"fig(\d+)", study.name)
-    return (int(figure[1]) if figure else 10**6, study.name)
+    return int(figure[1]) if figure else 0

@@ -151,15 +151,21 @@ def _measure(
         say(ran)
 
 
+def _rounded(row: Row) -> Row:
+    """Six digits, as in the file: figures and claims say no more than it."""
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
 def _write(study: Study, setting: Setting, rows: Sequence[Row], folder: Path, ran: int) -> Outcome:
-    table = study.table(rows)
+    table = [_rounded(row) for row in study.table(rows)]
     claims = tuple(study.claims(table))
     figure = study.draw(table)
     files = tuple(folder / f"{study.name}.{ending}" for ending in ("png", "svg", "csv", "json"))
     save_figure(figure, files[0])
     save_figure(figure, files[1])
     with replacing(files[2]) as temporary:
-        pyarrow.csv.write_csv(pa.Table.from_pylist(table), temporary)
+        columns = dict.fromkeys(name for row in table for name in row)  # a row may lack some
+        pyarrow.csv.write_csv(pa.table({name: [row.get(name) for row in table] for name in columns}), temporary)
     about = {
         "name": study.name,
         "title": study.title,

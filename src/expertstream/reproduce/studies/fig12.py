@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import SAMPLING, layer_points, layer_row, with_strategies
-from expertstream.reproduce.means import cells, mean_of, summary
+from expertstream.reproduce.means import by_routing, cells, mean_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
 
 MIB: Final = 2**20
@@ -71,21 +71,24 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
     """What sections I and VI say of memory."""
-    own = [row for row in rows if not row["captured"]]
-    at = {(row["strategy"], row["model"], row["tokens"]): row for row in own}
-    settings = list(dict.fromkeys((row["model"], row["tokens"]) for row in own))
     out = []
     for name, given in ((OURS, "with the 14 MiB of weights per die of the test chip"), (SMALL_NAME, "with 3 MiB")):
-        peaks = [(at[name, *s]["peak_mb"], at[baseline, *s]["peak_mb"]) for s in settings for baseline in BASELINES]
-        saved = [100 * (1 - own_peak / their_peak) for own_peak, their_peak in peaks]
-        most = max(row["most_mb"] for row in own if row["strategy"] == name)
-        slower = [100 * (at[name, *s]["latency_ms"] / at[OURS, *s]["latency_ms"] - 1) for s in settings]
-        cost = f", for {max(slower):+.0f} % of latency at most" if name == SMALL_NAME else ""
+        texts, saved, most = [], [], 0.0
+        for label, own in by_routing(rows).items():
+            at = {(row["strategy"], row["model"], row["tokens"]): row for row in own}
+            settings = list(dict.fromkeys((row["model"], row["tokens"]) for row in own))
+            peaks = [(at[name, *s]["peak_mb"], at[baseline, *s]["peak_mb"]) for s in settings for baseline in BASELINES]
+            mine = [100 * (1 - own_peak / their_peak) for own_peak, their_peak in peaks]
+            slower = max(100 * (at[name, *s]["latency_ms"] / at[OURS, *s]["latency_ms"] - 1) for s in settings)
+            cost = f", for {slower:+.0f} % of latency at most" if name == SMALL_NAME else ""
+            texts.append(f"{label or given + ' it saves '}{min(mine):.0f} to {max(mine):.0f} %{cost}")
+            saved += mine
+            most = max(most, *(row["most_mb"] for row in own if row["strategy"] == name))
         out += [
             Claim(
                 "VI, Fig. 12",
                 "Up to 78.8 % less on-chip memory than EP and Hydra",
-                f"{given} it saves {min(saved):.0f} to {max(saved):.0f} %{cost}",
+                "".join(texts),
                 "agrees" if max(saved) >= 70 else "differs",
                 "EP needs two whole experts per die: the larger the expert, the more FSE-DP saves. Where experts are "
                 "small, FSE-DP fills the buffer that it is given with what it loads ahead",
