@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from expertstream.explore import make_executor
 from expertstream.reproduce import Claim, Setting, Study, all_studies, chosen_studies, reproduce
 from expertstream.reproduce import cache as cache_module
 from expertstream.reproduce.cache import hash_of
+from expertstream.reproduce.layers import layer_points
 from expertstream.reproduce.means import interval
 from expertstream.reproduce.study import Point, Row
 
@@ -194,6 +196,25 @@ def test_the_list_names_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(all_studies())
     assert run(["reproduce"]) == 0
     assert "Latency of one MoE layer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "points", "of_each_layer"),
+    [
+        (Setting(), 48, 1),  # ten seeds share 48 layers
+        (Setting(full=True), 480, 10),
+        (Setting(seeds=60), 60, 1),  # more seeds than layers: some layers twice
+        (Setting(seeds=1), 48, 1),
+    ],
+)
+def test_every_layer_is_covered(setting: Setting, points: int, of_each_layer: int) -> None:
+    found = layer_points(setting, tokens=[16], sources={"qwen3-30b-a3b": None})
+    assert len(found) == points
+    assert {point["seed"] for point in found} == set(range(setting.seeds))
+    counts = Counter(point["layer"] for point in found)
+    assert set(counts) == set(range(48))
+    assert min(counts.values()) == of_each_layer
+    assert all(point["drawn"][0] <= point["layer"] <= point["drawn"][1] for point in found)
 
 
 def test_captures_are_cut_in_windows_and_layers_shared_out(real_traces: Path) -> None:

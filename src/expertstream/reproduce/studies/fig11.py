@@ -113,8 +113,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "The utilisation of FSE-DP fluctuates much less",
             "".join(found),
             "agrees" if less >= 0.75 * settings else "differs",
-            "The exceptions are 1024 tokens of small experts, where the MAC arrays are nearly always busy, and captures of "
-            "Qwen1.5-MoE, whose shared experts fill the beginning of a layer under every strategy",
+            "The exceptions are 1024 tokens of small experts, where the MAC arrays are nearly always busy, and "
+            "captures of Qwen1.5-MoE, whose shared experts fill the beginning of a layer under every strategy",
         )
     ]
 

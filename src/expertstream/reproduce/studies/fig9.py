@@ -90,8 +90,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "".join(found),
             "agrees" if as_claimed else "differs",
             "FSE-DP runs at the DDR bound wherever DDR is the bottleneck: no larger gain is possible there. Our EP has "
-            "the best of three placements, loads no weight twice, and computes shared experts (DeepSeek, Qwen1.5) while "
-            "routed ones load; the paper's is not described in enough detail to rebuild it",
+            "the best of three placements, loads no weight twice, and computes shared experts (DeepSeek, Qwen1.5) "
+            "while routed ones load; the paper's is not described in enough detail to rebuild it",
         ),
         Claim(
             "VI-B",
