@@ -1,6 +1,6 @@
 """The results of ``expertstream reproduce`` that docs/reproduction.md shows.
 
-``python -m docs.generate.reproduction run`` runs every study (minutes; captures of EXPERTSTREAM_TRACES get rows of
+``python -m docs.generate.reproduction run`` runs every figure (minutes; captures of EXPERTSTREAM_TRACES get rows of
 their own) and keeps the tables in docs/figures; ``claims`` and the pictures follow from those tables alone.
 """
 
@@ -27,7 +27,7 @@ TRACES = "EXPERTSTREAM_TRACES"
 
 def studies() -> list[Study]:
     """The studies whose tables are kept."""
-    return [study for study in chosen_studies(["everything"]) if (FIGURES / f"{study.name}.csv").exists()]
+    return [study for study in chosen_studies(["all"]) if (FIGURES / f"{study.name}.csv").exists()]
 
 
 def table_of(study: Study) -> list[Row]:
@@ -71,7 +71,7 @@ def run(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(traces=captures_in(Path(traces)))
-    chosen = chosen_studies(["everything"])
+    chosen = chosen_studies(["all"])
     reproduce(chosen, folder, setting, make_executor("processes"), print_progress)
     FIGURES.mkdir(exist_ok=True)
     for study in chosen:
