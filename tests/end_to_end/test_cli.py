@@ -282,6 +282,11 @@ def test_doctor_reports_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "something is wrong" in out
 
 
+def test_help_shows_the_name_of_an_extra(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "capture", "--help"]) == 0
+    assert '"expertstream[capture]"' in capsys.readouterr().out  # square brackets are markup to Rich
+
+
 @pytest.mark.parametrize("program", ["expertstream", ".venv/bin/expertstream"])
 def test_demo_names_a_command_that_can_be_typed(
     program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ def capture_command(
     device: Annotated[str | None, typer.Option("--device", help="Such as cpu or cuda:0. Without: cuda if any.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Run a model on text and write the routing that it chose. Needs the extra: pip install "expertstream[capture]".
+    r"""Run a model on text and write the routing that it chose. Needs the extra: pip install "expertstream\[capture]".
 
     Example: expertstream trace capture --model path/to/olmoe --text book.txt --generate 64 --output trace.parquet
     """
