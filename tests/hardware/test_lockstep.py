@@ -27,6 +27,7 @@ RANDOM = [  # decisions, seed
     (Parameters(dies=16, experts=16, requests=5, sorter="parallel"), 1000, 14),
     (Parameters(dies=3, experts=11, requests=3, token_bits=6), 500, 15),
     (Parameters(dies=64, experts=8, requests=1, token_bits=4), 500, 16),
+    (Parameters(dies=8, experts=512, requests=2, token_bits=8), 100, 17),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal
@@ -57,7 +58,13 @@ def lowest_bit(value: Any, width: int) -> Any:
 
 def bit_number(one_hot: Any, bits: int) -> Any:
     """Number of the only set bit, ``bits`` bits."""
-    number: Any = 0
-    for i in range(len(one_hot)):
-        number |= Mux(one_hot[i], i, 0)
-    return number[:bits]
+    return selected(one_hot, range(len(one_hot)))[:bits]
+
+
+def selected(one_hot: Any, values: Iterable[Any]) -> Any:
+    """The value at the only set bit, 0 if none is: a tree of ORs, so that its depth grows with the logarithm."""
+    terms = [Mux(one_hot[i], value, 0) for i, value in enumerate(values)]
+    while len(terms) > 1:
+        pairs = [a | b for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = pairs + terms[len(pairs) * 2 :]
+    return terms[0]

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from expertstream.hardware.idle_vector import bit_number, lowest_bit
+from expertstream.hardware.idle_vector import bit_number, lowest_bit, selected
 from expertstream.hardware.parameters import Parameters
 
 
@@ -87,11 +87,7 @@ class Matcher(wiring.Component):
                 pick.eq(lowest_bit(Mux(hits.any(), hits, remaining), p.experts)),
             ]
         with m.If(read):
-            expert, path = 0, 0
-            for i in range(p.experts):
-                expert |= Mux(pick[i], experts[i], 0)
-                path |= Mux(pick[i], paths[i], 0)
-            m.d.sync += [self.picked.eq(expert), self.path.eq(path)]
+            m.d.sync += [self.picked.eq(selected(pick, experts)), self.path.eq(selected(pick, paths))]
         with m.If(choose):
             choice = Signal(p.dies)
             with m.If(self.streams):
