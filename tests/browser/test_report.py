@@ -94,12 +94,12 @@ def test_it_stops_at_the_end_and_starts_again(open_page: Open, result: Result) -
 
 def test_steps_go_from_start_to_start(open_page: Open, result: Result) -> None:
     page = open_page(result)
-    starts = sorted(set(result.timeline.start_ps.tolist()))
-    for expected in starts[1:8]:
+    starts = [start for start in sorted(set(result.timeline.start_ps.tolist())) if start > 0][:7]
+    for expected in starts:
         page.get_by_role("button", name="Step forward").click()
         assert counts_shown(page) == counts_at(result, expected)
     page.get_by_role("button", name="Step back").click()
-    assert counts_shown(page) == counts_at(result, starts[6])
+    assert counts_shown(page) == counts_at(result, starts[-2])
     page.get_by_role("button", name="To the start").click()
     assert clock(page).startswith("0 ps of ")
 
