@@ -1,7 +1,7 @@
 """The results of ``expertstream reproduce`` that docs/reproduction.md shows.
 
-``python -m docs.generate.reproduction run`` runs every figure (minutes; captures of EXPERTSTREAM_TRACES get rows of
-their own) and keeps the tables in docs/figures; ``claims`` and the pictures follow from those tables alone.
+``python -m docs.generate.reproduction run`` runs every study shown (minutes; captures of EXPERTSTREAM_TRACES get rows
+of their own) and keeps the tables in docs/figures; ``claims`` and the pictures follow from those tables alone.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ import pyarrow.csv
 from expertstream.cli.reproduce import captures_in
 from expertstream.explore import make_executor
 from expertstream.report.chart import save_figure
-from expertstream.reproduce import Setting, Study, chosen_studies, reproduce
+from expertstream.reproduce import Claim, Setting, Study, chosen_studies, reproduce
 from expertstream.reproduce.study import Row
 
+OWN_PAGES = ("ablation", "sensitivity")  # studies that docs.generate.studies shows
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 TRACES = "EXPERTSTREAM_TRACES"
 
 
 def studies() -> list[Study]:
     """The studies whose tables are kept."""
-    return [study for study in chosen_studies(["all"]) if (FIGURES / f"{study.name}.csv").exists()]
+    return [study for study in _chosen() if (FIGURES / f"{study.name}.csv").exists()]
+
+
+def _chosen() -> list[Study]:
+    return chosen_studies(["all", *OWN_PAGES])
 
 
 def table_of(study: Study) -> list[Row]:
@@ -42,11 +47,12 @@ def draw(study: Study, file: Path) -> None:
 
 
 def claims() -> str:
-    """A section for each study: its figure, the paper's claims and ours, and its assumptions."""
-    of = {study.name: study.assumptions for study in studies()}
+    """A section for each figure of the paper: ours, the paper's claims and ours, and its assumptions."""
+    shown = [study for study in studies() if study.name not in OWN_PAGES]
+    of = {study.name: study.assumptions for study in shown}
     shared = [text for text, n in Counter(text for texts in of.values() for text in texts).items() if n > 2]
     parts = ["\n".join(f"- {text}" for text in shared)]
-    for study in studies():
+    for study in shown:
         lines = [
             f"## {study.name}: {study.title}",
             "",
@@ -55,12 +61,16 @@ def claims() -> str:
             "| the paper | ours | | why |",
             "| --- | --- | --- | --- |",
         ]
-        for claim in study.claims(table_of(study)):
-            verdict = claim.verdict if claim.verdict == "agrees" else f"**{claim.verdict}**"
-            lines.append(f"| {claim.claimed} ({claim.section}) | {claim.ours} | {verdict} | {claim.why} |")
+        lines += [line_of(claim) for claim in study.claims(table_of(study))]
         own = [text for text in study.assumptions if text not in shared]
         parts.append("\n".join([*lines, *(["", "Assumptions: " + " ".join(own)] if own else [])]))
     return "\n\n".join(parts)
+
+
+def line_of(claim: Claim) -> str:
+    """A claim as a line of a table."""
+    verdict = claim.verdict if claim.verdict == "agrees" else f"**{claim.verdict}**"
+    return f"| {claim.claimed} ({claim.section}) | {claim.ours} | {verdict} | {claim.why} |"
 
 
 def run(folder: Path) -> None:
@@ -71,7 +81,7 @@ def run(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(traces=captures_in(Path(traces)))
-    chosen = chosen_studies(["all"])
+    chosen = _chosen()
     reproduce(chosen, folder, setting, make_executor("processes"), print_progress)
     FIGURES.mkdir(exist_ok=True)
     for study in chosen:

@@ -1,119 +1,145 @@
-"""Pages of the ablation and the sensitivity study, from what ``expertstream reproduce`` wrote.
-
-expertstream reproduce ablation sensitivity --traces TRACES --output reproduction
-python -m docs.generate.studies reproduction
-"""
+"""Tables of docs/ablation.md and docs/sensitivity.md, from those that ``docs.generate.reproduction run`` keeps."""
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
-from expertstream.report.files import replacing
+from docs.generate.reproduction import line_of, table_of
+from expertstream.errors import ConfigError
+from expertstream.reproduce import all_studies
+from expertstream.reproduce.drawing import title_of
+from expertstream.reproduce.means import cells
+from expertstream.reproduce.studies.ablation import INGREDIENTS, STEPS, VARIANTS
+from expertstream.reproduce.studies.sensitivity import ADAPTIVE, DDR, OURS, STRATEGIES, d2d_bound, speed
+from expertstream.reproduce.study import Row
 
-Row = dict[str, str]
-DOCS = Path(__file__).resolve().parents[1]
-
-
-def main(arguments: list[str]) -> int:
-    """Write docs/ablation.md and docs/sensitivity.md."""
-    folder = Path(arguments[0] if arguments else "reproduction")
-    for name, tables in (("ablation", _ablation), ("sensitivity", _sensitivity)):
-        about = json.loads((folder / f"{name}.json").read_text())
-        with (folder / f"{name}.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        lines = [
-            f"# {about['title']}",
-            "",
-            "Generated from measured rows, not written by hand, by:",
-            "",
-            "```sh",
-            f"expertstream reproduce {name} --traces TRACES --output reproduction",
-            "python -m docs.generate.studies reproduction  # this page; needs the rows of both studies",
-            "```",
-            "",
-            *(f"- {text}" for text in about["assumptions"]),
-            "",
-            "## What it says",
-            "",
-            *(f"- **{c['claimed']}** ({c['verdict']}): {c['ours']}.{_sentence(c['why'])}" for c in about["claims"]),
-            "",
-            *tables(rows),
-        ]
-        with replacing(DOCS / f"{name}.md") as temporary:
-            temporary.write_text("\n".join(lines).rstrip() + "\n")
-    return 0
+WAITS: Final = {
+    "ddr": "waits for DDR",
+    "d2d": "D2D",
+    "space": "space",
+    "other_die": "another die",
+    "no_work": "no work left",
+}
 
 
-def _sentence(text: str) -> str:
-    return f" {text}." if text else ""
+def claims(name: str) -> str:
+    """The assumptions of a study, and its claims."""
+    study = all_studies()[name]
+    lines = [line_of(claim) for claim in study.claims(_rows(name))]
+    head = ["| claim | ours | | why |", "| --- | --- | --- | --- |"]
+    return "\n".join([*(f"- {text}" for text in study.assumptions), "", *head, *lines])
 
 
-def _ablation(rows: list[Row]) -> list[str]:
-    head = [
-        "tokens",
-        "variant",
-        "latency, ms",
-        "gap (least to most of a layer)",
-        "MACs of peak",
-        "peak SRAM, MB (most)",
-    ]
-    head += ["wait for DDR", "D2D", "space", "other die", "no work left"]
-    out: list[str] = []
-    for source in dict.fromkeys(row["source"] for row in rows):
+def variants() -> str:
+    """A1 to A4 and EP on captures: means over the layers, the least and the most of a layer in brackets."""
+    head = ["tokens", "", "latency, ms", "latency / bound", "MACs of peak, %", "peak SRAM, MB"]
+    head += [f"{what}, %" for what in WAITS.values()]
+    shown = [row for row in _rows("ablation") if row["captured"] and row["variant"] in (*STEPS, "ep")]
+    parts = []
+    for (source,), mine in cells(shown, "source").items():
         lines = [
             [
-                row["tokens"],
-                row["variant"],
-                f"{float(row['latency_ms']):.3f}",
-                f"{float(row['gap']):.3f} ({float(row['gap_least']):.3f} to {float(row['gap_most']):.3f})",
-                f"{float(row['mac_percent']):.1f} %",
-                f"{float(row['peak_mb']):.0f} ({float(row['most_mb']):.0f})",
-                *(f"{float(row[f'wait_{cause}_percent']):.1f} %" for cause in _CAUSES),
+                str(row["tokens"]),
+                f"{row['variant']} `{VARIANTS[row['variant']]['strategy']}`" if row["variant"] in STEPS else "`ep`",
+                _spread(row, "latency_ms", 2),
+                _spread(row, "gap", 3),
+                _spread(row, "mac_percent", 1),
+                _spread(row, "peak_mb", 0),
+                *(f"{row[f'wait_{cause}_percent']:.1f}" for cause in WAITS),
             ]
-            for row in rows
-            if row["source"] == source
+            for row in mine
         ]
-        out += [f"## {source.replace('__', ', ')}", "", *_table(head, lines), ""]
-    return out
+        parts.append("\n".join([f"### {source.replace('__', ', ')}", "", _table(head, lines)]))
+    return "\n\n".join(parts)
 
 
-_CAUSES = ("ddr", "d2d", "space", "other_die", "no_work")
+def ingredients() -> str:
+    """Gain of speed by each ingredient, everything else equal: the least, the median and the most over the sources."""
+    found = {(row["source"], row["tokens"], row["variant"]): row["latency_ms"] for row in _rows("ablation")}
+    sizes = list(dict.fromkeys(tokens for _, tokens, _ in found))
+    sources = list(dict.fromkeys(source for source, _, _ in found))
+    lines = []
+    for name, (with_it, without) in INGREDIENTS.items():
+        gains = {
+            n: [100 * (found[source, n, without] / found[source, n, with_it] - 1) for source in sources] for n in sizes
+        }
+        lines.append([name, *(_ends(gains[n], "+.1f") for n in sizes)])
+    return _table(["ingredient", *(f"{n} tokens, %" for n in sizes)], lines)
 
 
-def _sensitivity(rows: list[Row]) -> list[str]:
-    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
-    head = ["tokens", "DDR", "D2D, GB/s", *(f"`{name}`" for name in strategies), "busiest link, fse-dp-paired"]
-    out = ["Cells: latency in ms (latency / lower bound).", ""]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        places: dict[tuple[str, str, str], dict[str, Row]] = {}
-        for row in rows:
-            if row["model"] == model:
-                places.setdefault((row["tokens"], row["ddr_times"], row["d2d_gb"]), {})[row["strategy"]] = row
+def crossover() -> str:
+    """Speed of the paper's and our strategy over the faster TP, by model and DDR bandwidth."""
+    parts = []
+    for (gb, tokens), mine in cells(_rows("sensitivity"), "d2d_gb", "tokens").items():
+        lines = []
+        for (model,), some in cells(mine, "model").items():
+            by_ddr = cells(some, "ddr_times")
+            texts = [_speed(by_ddr[(times,)]) for times in DDR]
+            lines.append([title_of(model, "captured" if some[0]["captured"] else None), *texts])
+        head = ["model", *(f"DDR x{times}" for times in DDR)]
+        parts.append("\n".join([f"### {tokens} tokens, D2D {gb} GB/s", "", _table(head, lines)]))
+    return "\n\n".join(parts)
+
+
+def gaps() -> str:
+    """Latency / lower bound of every strategy: the least, the median and the most over the models."""
+    parts = []
+    for (tokens,), mine in cells(_rows("sensitivity"), "tokens").items():
+        at = cells(mine, "strategy", "d2d_gb", "ddr_times")
         lines = [
-            [
-                tokens,
-                f"x{times}",
-                gb,
-                *(f"{float(of[name]['latency_ms']):.3f} ({float(of[name]['gap']):.2f})" for name in strategies),
-                f"{100 * float(of['fse-dp-paired']['link_share']):.0f} %",
-            ]
-            for (tokens, times, gb), of in places.items()
+            [f"`{name}`", str(gb), *(_ends([row["gap"] for row in at[name, gb, times]], ".2f") for times in DDR)]
+            for name in STRATEGIES
+            for (gb,) in cells(mine, "d2d_gb")
         ]
-        captured = any(row["model"] == model and row["captured"] == "true" for row in rows)
-        out += [f"## {model}, {'captured' if captured else 'synthetic'} routing", "", *_table(head, lines), ""]
-    return out
+        head = ["strategy", "D2D, GB/s", *(f"DDR x{times}" for times in DDR)]
+        parts.append("\n".join([f"### {tokens} tokens", "", _table(head, lines)]))
+    return "\n\n".join(parts)
 
 
-def _table(head: list[str], lines: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "| " + " | ".join("---" for _ in head) + " |",
-        *("| " + " | ".join(line) + " |" for line in lines),
+def _rows(name: str) -> list[Row]:
+    return table_of(all_studies()[name])
+
+
+def _speed(rows: Sequence[Row]) -> str:
+    texts = [
+        f"**{speed(rows, name):.2f}**" if d2d_bound(rows, name) else f"{speed(rows, name):.2f}"
+        for name in (OURS, ADAPTIVE)
     ]
+    return " / ".join(texts)
+
+
+def _spread(row: Row, name: str, digits: int) -> str:
+    mean, least, most = (f"{row[key]:.{digits}f}" for key in (name, f"{name}_least", f"{name}_most"))
+    return f"{mean} ({least} to {most})"
+
+
+def _ends(values: Sequence[float], form: str) -> str:
+    ordered = sorted(values)
+    return " / ".join(format(value, form) for value in (ordered[0], ordered[len(ordered) // 2], ordered[-1]))
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
+
+
+SHOW: Final[dict[str, Callable[[], str]]] = {
+    "ablation": lambda: claims("ablation"),
+    "variants": variants,
+    "ingredients": ingredients,
+    "sensitivity": lambda: claims("sensitivity"),
+    "crossover": crossover,
+    "gaps": gaps,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one of ``SHOW``."""
+    if len(arguments) != 1 or arguments[0] not in SHOW:
+        raise ConfigError(f"{' '.join(arguments)} was given; allowed: {', '.join(SHOW)}")
+    print(SHOW[arguments[0]]())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

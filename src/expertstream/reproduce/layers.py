@@ -11,6 +11,7 @@ import numpy as np
 
 from expertstream.analysis.bounds import lower_bounds
 from expertstream.analysis.buffers import measure_buffers
+from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import measure_utilisation
 from expertstream.errors import TraceError
 from expertstream.explore.fields import change_package
@@ -214,3 +215,9 @@ def row_of(result: Result) -> Row:
         "peak_token_bytes": int(buffers.package_peak_bytes[1]),
         "passes": result.plan.passes,
     }
+
+
+def waits_of(result: Result) -> Row:
+    """Shares of the latency for which MAC arrays wait, means over the dies, as ``wait_CAUSE`` (``stall_ps``)."""
+    shares = stall_ps(result.timeline).sum(axis=0) / max(result.latency_ps * result.workload.package.n_dies, 1)
+    return {f"wait_{cause.replace(' ', '_')}": float(share) for cause, share in zip(CAUSES, shares, strict=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from expertstream.analysis.stalls import CAUSES, stall_ps
+from expertstream.analysis.stalls import CAUSES
 from expertstream.reproduce import drawing
-from expertstream.reproduce.layers import MODELS, layer_points, preset_of, row_of, simulated
+from expertstream.reproduce.layers import MODELS, layer_points, preset_of, row_of, simulated, waits_of
 from expertstream.reproduce.means import cells, mac_percent, mean_of, ratio_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
 
@@ -23,10 +23,10 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "A2": {"strategy": "fse-dp"},
     "A3": {"strategy": "fse-dp-paired"},
     "A4": {"strategy": "fse-dp-rule5"},
-    "A3, one ring": {"strategy": "fse-dp-paired", "options": {"rings": 1}},
+    "A3, 1 ring": {"strategy": "fse-dp-paired", "options": {"rings": 1}},
+    "A3, 2 rings": {"strategy": "fse-dp-paired", "options": {"rings": 2}},
     "A3, re-dispatch": {"strategy": "fse-dp-paired", "options": {"redispatch": True}},
-    "A3, 4 micro-slices": {"strategy": "fse-dp-paired", "options": {"micro_slices": 4}},
-    "A3, 16 micro-slices": {"strategy": "fse-dp-paired", "options": {"micro_slices": 16}},
+    **{f"A3, {n} micro-slices": {"strategy": "fse-dp-paired", "options": {"micro_slices": n}} for n in (4, 8, 16)},
     "ep": {"strategy": "ep"},
     "ep, paired order": {"strategy": "ep", "options": {"order": "paired"}},
     "tp-per-expert": {"strategy": "tp-per-expert"},
@@ -34,20 +34,25 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 INGREDIENTS: Final = {  # with it, without it
     "micro-slice flow": ("A2", "A1"),
     "paired order": ("A3", "A2"),
-    "rule 5": ("A4", "A3"),
-    "several rings": ("A3", "A3, one ring"),
-    "re-dispatch": ("A3, re-dispatch", "A3"),
-    "finer micro-slices (16 rather than 4 per expert and die)": ("A3, 16 micro-slices", "A3, 4 micro-slices"),
     "paired order in EP": ("ep, paired order", "ep"),
+    "rule 5": ("A4", "A3"),
+    "4 rings, not 1": ("A3", "A3, 1 ring"),
+    "4 rings, not 2": ("A3", "A3, 2 rings"),
+    "re-dispatch": ("A3, re-dispatch", "A3"),
+    "4 micro-slices, not the automatic number": ("A3, 4 micro-slices", "A3"),
+    "8 micro-slices, not the automatic number": ("A3, 8 micro-slices", "A3"),
+    "16 micro-slices, not the automatic number": ("A3, 16 micro-slices", "A3"),
 }
+WAITS: Final = tuple(f"wait_{cause.replace(' ', '_')}" for cause in CAUSES)
+SPREAD: Final = ("latency_ms", "gap", "mac_percent", "peak_mb")  # each with the least and the most of a layer
 
 
 def points(setting: Setting) -> list[Point]:
-    """A few layers of every capture whose model has a preset (without captures: of synthetic routing)."""
+    """A few layers of synthetic routing of the paper's models, and of every capture whose model has a preset."""
     few = replace(setting, seeds=1, layers=min(setting.layers or LAYERS, LAYERS))
     files = {str(file): model for file in setting.traces if (model := preset_of(Path(file)))}
-    sources: list[tuple[str, str | None]] = [(model, file) for file, model in files.items()]
-    sources = sources or [(model, None) for model in MODELS]
+    sources: list[tuple[str, str | None]] = [(model, None) for model in MODELS]
+    sources += [(model, file) for file, model in files.items()]
     layers = [p for model, file in sources for p in layer_points(few, tokens=setting.tokens, sources={model: file})]
     return [point | {"variant": name} | variant for point in layers for name, variant in VARIANTS.items()]
 
@@ -55,29 +60,26 @@ def points(setting: Setting) -> list[Point]:
 def measure(point: Point) -> Row:
     """What ``row_of`` gives, and the share of the latency in which MAC arrays wait, by cause."""
     result = simulated(point)
-    stalls = stall_ps(result.timeline).sum(axis=0) / max(result.latency_ps * result.workload.package.n_dies, 1)
-    return row_of(result) | {f"wait_{cause}": float(share) for cause, share in zip(CAUSES, stalls, strict=True)}
+    return row_of(result) | waits_of(result)
 
 
 def table(rows: Sequence[Row]) -> list[Row]:
     """Latency, gap (with its spread over the layers), utilisation, SRAM and waits of each variant."""
     named = [row | {"source": Path(row["trace"]).stem if row.get("trace") else row["model"]} for row in rows]
     by = ("source", "tokens", "variant")
-    out = summary(
-        named,
-        by,
-        latency_ms=mean_of("latency_ps", 1e-9),
-        gap=ratio_of("latency_ps", "bound_ps"),
-        mac_percent=mac_percent,
-        peak_mb=mean_of("peak_bytes", 1e-6),
-        **{f"wait_{cause}_percent".replace(" ", "_"): mean_of(f"wait_{cause}", 100) for cause in CAUSES},
-    )
+    values: dict[str, Callable[[list[Row]], float]] = {
+        "latency_ms": mean_of("latency_ps", 1e-9),
+        "gap": ratio_of("latency_ps", "bound_ps"),
+        "mac_percent": mac_percent,
+        "peak_mb": mean_of("peak_bytes", 1e-6),
+        **{f"{wait}_percent": mean_of(wait, 100) for wait in WAITS},
+    }
+    out = summary(named, by, **values)
     some = cells(named, *by)
     for row in out:
-        mine = some[tuple(row[name] for name in by)]
-        gaps = [one["latency_ps"] / one["bound_ps"] for one in mine]
-        row["gap_least"], row["gap_most"] = min(gaps), max(gaps)
-        row["most_mb"] = max(one["peak_bytes"] for one in mine) / 1e6
+        layers = summary(some[tuple(row[name] for name in by)], (*by, "layer"), **values)
+        for name in SPREAD:
+            row[f"{name}_least"], row[f"{name}_most"] = (end(one[name] for one in layers) for end in (min, max))
         for name in [key for key in row if key.endswith("_half_interval")]:
             del row[name]  # one draw each: the spread is that of the layers
     return out
@@ -141,7 +143,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "EP needs two whole experts per die: the larger the expert, the more is saved",
         )
     )
-    most = max(row["most_mb"] for row in rows if row["variant"] == "A3")
+    most = max(row["peak_mb_most"] for row in rows if row["variant"] == "A3")
     out.append(
         Claim(
             "VI, Fig. 12",
@@ -176,10 +178,11 @@ STUDY = Study(
     draw=draw,
     claims=claims,
     assumptions=(
-        f"{LAYERS} layers of every capture, evenly spread over it, one window of tokens each; without captures "
-        "synthetic routing of the paper's models. Captures whose model has no preset (FLAME-MoE-290M: its shape is "
-        "not known here) are left out.",
+        f"{LAYERS} layers of the paper's models (SYNTHETIC routing) and of every capture that fits a model's preset, "
+        "evenly spread over them, one draw or window of tokens. Left out: FLAME-MoE-290M, whose shape is not known "
+        "here, and captures of counts (Gemma 4, Mixtral, OLMoE), which do not say which token went where.",
         "The test chip with its own buffers; EP gets the SRAM for two whole experts. DDR layouts are the strategies' "
-        "own, and are not varied.",
+        "own: no option varies them. Fewer than 4 micro-slices per expert and die do not fit the weight buffer for the "
+        "larger experts.",
     ),
 )
