@@ -160,6 +160,8 @@ def cases(draw: st.DrawFn) -> Case:
             order=draw(st.sampled_from(["id", "paired"])),
             rings=draw(st.sampled_from([1, 2, 4])),
             redispatch=draw(st.booleans()),
+            layout=draw(st.sampled_from(["striped", "whole"])),
+            depth=draw(st.sampled_from([None, 1, 3])),
             decision_ps=draw(st.sampled_from([None, 0, 1_000_000])),
             training=training_of(routing, seed),
             prediction=draw(st.one_of(st.none(), st.sampled_from(["trace", 0.1, 0.5, 0.9, 1.0]))),

@@ -50,6 +50,10 @@ def compare_command(
     order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
+    layout: inputs.LayoutOption = "striped",
+    depth: inputs.DepthOption = None,
+    weight_buffer: inputs.WeightBufferOption = None,
+    token_buffer: inputs.TokenBufferOption = None,
     predict: inputs.PredictOption = None,
     lead_time: inputs.LeadOption = None,
     decision_time: inputs.DecisionOption = None,
@@ -68,7 +72,8 @@ def compare_command(
     for file in (output, html):
         if file is not None:
             check_writable(file)
-    moe, chips = inputs.load_model(model), inputs.load_package(package)
+    moe = inputs.load_model(model)
+    chips = inputs.with_buffers(inputs.load_package(package), weight_buffer, token_buffer)
     chosen = _strategies([*inputs.names(strategies), *(own or [])])
     reference = _baseline(baseline, [strategy.name for strategy in chosen])
     sizes = inputs.numbers(tokens, "--tokens", least=1) if tokens is not None else list(inputs.TOKENS)
@@ -80,7 +85,9 @@ def compare_command(
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
         routing.iteration(max(sizes), layer, mix=inputs.as_mix(mix))
-    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time)
+    options = inputs.options_of(
+        micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time, layout, depth
+    )
     announce_compilation()
     with progress("comparing") as report:
         found = compare(
@@ -154,6 +161,8 @@ def as_document(
             "placement": options.placement,
             "rings": options.rings,
             "redispatch": options.redispatch,
+            "layout": options.layout,
+            "depth": options.depth,
             "prediction": options.prediction,
             "lead_ps": options.lead_ps,
             "order": options.order,

@@ -14,11 +14,12 @@ from expertstream.documents import load_package as load_package
 from expertstream.documents import load_technology as load_technology
 from expertstream.errors import ConfigError, TraceError, nearest
 from expertstream.model import MoEModel
+from expertstream.package import Package
 from expertstream.schedule import OrderName
 from expertstream.strategy import Options
 from expertstream.strategy.plan import LEAD_PS, parse_prediction
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
-from expertstream.units import parse_time_ps
+from expertstream.units import parse_bytes, parse_time_ps
 from expertstream.workload import Spread
 
 TOKENS = (16, 64, 256, 1024)
@@ -64,6 +65,20 @@ LeadOption = Annotated[
     typer.Option("--lead-time", metavar="TIME", help="How long before the gate's result, with --predict. [10 us]"),
 ]
 OrderOption = Annotated[str, typer.Option("--order", help="Order of the experts under ep and tp: id or paired.")]
+LayoutOption = Annotated[
+    str,
+    typer.Option("--layout", help="Weights under fse-dp: striped over all DDR channels, or whole experts in turn."),
+]
+DepthOption = Annotated[
+    int | None,
+    typer.Option("--depth", help="Most routed experts loading, waiting or in use (of a home die under ep)."),
+]
+WeightBufferOption = Annotated[
+    str | None, typer.Option("--weight-buffer", metavar="SIZE", help="Of each die, in place of the package's.")
+]
+TokenBufferOption = Annotated[
+    str | None, typer.Option("--token-buffer", metavar="SIZE", help="Of each die, in place of the package's.")
+]
 DecisionOption = Annotated[
     str | None,
     typer.Option(
@@ -131,6 +146,13 @@ def routing_label(source: str, synthetic: bool) -> str:
     return f"SYNTHETIC routing ({source.removeprefix('synthetic routing for ')})" if synthetic else f"routing: {source}"
 
 
+def with_buffers(package: Package, weight_buffer: str | None, token_buffer: str | None) -> Package:
+    """The package with other buffers in each die. Raises ConfigError or UnitError."""
+    sizes = {"die.weight_buffer_bytes": weight_buffer, "die.token_buffer_bytes": token_buffer}
+    given = {name: parse_bytes(text) for name, text in sizes.items() if text is not None}
+    return package.replace(**given) if given else package
+
+
 def options_of(
     micro_slices: int | None,
     placement: str,
@@ -140,6 +162,8 @@ def options_of(
     redispatch: bool,
     predict: str | None = None,
     lead_time: str | None = None,
+    layout: str = "striped",
+    depth: int | None = None,
 ) -> Options:
     """Options of the strategies. Raises ConfigError or WorkloadError."""
     return Options(
@@ -148,6 +172,8 @@ def options_of(
         order=cast(OrderName, order),
         rings=rings,
         redispatch=redispatch,
+        layout=layout,
+        depth=depth,
         prediction=None if predict is None else parse_prediction(predict),
         lead_ps=LEAD_PS if lead_time is None else parse_time_ps(lead_time),
         decision_ps=None if decision_time is None else parse_time_ps(decision_time),

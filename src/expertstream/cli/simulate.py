@@ -40,6 +40,10 @@ def simulate_command(
     order: inputs.OrderOption = "id",
     rings: inputs.RingsOption = 4,
     redispatch: inputs.RedispatchOption = False,
+    layout: inputs.LayoutOption = "striped",
+    depth: inputs.DepthOption = None,
+    weight_buffer: inputs.WeightBufferOption = None,
+    token_buffer: inputs.TokenBufferOption = None,
     predict: inputs.PredictOption = None,
     lead_time: inputs.LeadOption = None,
     decision_time: inputs.DecisionOption = None,
@@ -63,12 +67,15 @@ def simulate_command(
             check_writable(file)
     chosen = get_strategy(strategy)
     rtl = rtl_schedulers() if inputs.one_of("--scheduler", scheduler, ("software", "rtl")) == "rtl" else None
-    moe, chips = inputs.load_model(model), inputs.load_package(package)
+    moe = inputs.load_model(model)
+    chips = inputs.with_buffers(inputs.load_package(package), weight_buffer, token_buffer)
     constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
     captured.iteration(tokens, at, mix=inputs.as_mix(mix))  # names what is wrong with the whole trace
-    options = inputs.options_of(micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time)
+    options = inputs.options_of(
+        micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time, layout, depth
+    )
     evaluation, options = in_parts(captured, tokens, options, mix=inputs.as_mix(mix))
     routing = evaluation.iteration(tokens, at, mix=inputs.as_mix(mix))
     announce_compilation()

@@ -14,7 +14,7 @@ from expertstream.package import Package
 from expertstream.package.technology import Constant, Technology
 from expertstream.schedule import ORDERS
 from expertstream.strategy import get_strategy
-from expertstream.strategy.plan import PLACEMENTS
+from expertstream.strategy.plan import LAYOUTS, PLACEMENTS
 from expertstream.trace.routing import MIXES
 from expertstream.units import TimePs, format_bandwidth, format_bytes, format_frequency, format_time
 from expertstream.workload import SPREADS
@@ -43,6 +43,8 @@ _PLAIN: Final[dict[str, Any]] = {
     "options.order": str,
     "options.rings": int,
     "options.redispatch": bool,
+    "options.layout": str,
+    "options.depth": int | None,
     "options.decision_time": TimePs | None,
     "options.prediction": str | None,
     "options.lead_time": TimePs,
@@ -62,6 +64,7 @@ _CHOICES: Final = {
     "spread": SPREADS,
     "options.placement": (*PLACEMENTS, "best"),
     "options.order": tuple(ORDERS),
+    "options.layout": LAYOUTS,
 }
 
 
@@ -93,7 +96,7 @@ def parse_value(path: str, value: object) -> Value:
     if allowed and parsed not in allowed:
         known = f"{nearest(str(parsed), allowed) or ';'} allowed: {', '.join(allowed)}"
         raise ConfigError(f"{path}: '{parsed}' is unknown{known}")
-    if path in ("tokens", "options.micro_slices") and parsed is not None and parsed < 1:
+    if path in ("tokens", "options.micro_slices", "options.depth") and parsed is not None and parsed < 1:
         raise ConfigError(f"{path}: must be at least 1 (given: {parsed})")
     return parsed  # type: ignore[no-any-return]
 

@@ -180,7 +180,7 @@ def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: st
         transit += copies if copies > 1 else 0
         buffers[:, 0] = WINDOW * int(size[units.rank == 0].max(initial=0)) + shared_bytes + transit * piece
     phases = _queues(workload, options, batches, lists, units, turn_group)
-    windows = [SHARED_WINDOW] * n_dies + [window] * n_dies
+    windows = [SHARED_WINDOW] * n_dies + [options.window(window)] * n_dies
     notes = [where, f"up to {area_tokens} tokens dispatched to an expert at a time"]
     layout = "each expert whole in the DDR channel nearest to its home die"
     if copies > 1:
@@ -196,7 +196,7 @@ def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: st
         buffer_bytes=buffers,
         passes=batches.passes,
         ddr_layout=layout,
-        prefetch=prefetch,
+        prefetch=options.prefetch(prefetch),
         route_known=True,
         notes=tuple(notes),
     )

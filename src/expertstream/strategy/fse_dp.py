@@ -33,6 +33,7 @@ class TrajectoryDispatcher:
         prologue: group of the tokens; it starts at once and is no decision.
         passes: for each pass tokens, trajectory (bit mask of dies) and group of each expert.
         scheduler: decides. cycle_ps: its clock, if decisions take the cycles that it works; else None.
+        depth: the most experts that run at once; None: no limit.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TrajectoryDispatcher:
         passes: Sequence[tuple[list[int], list[int], list[int]]],
         scheduler: LayerScheduler,
         cycle_ps: int | None,
+        depth: int | None = None,
     ) -> None:
         self._prologue = [prologue]
         self._passes = list(passes)
@@ -48,6 +50,7 @@ class TrajectoryDispatcher:
         self._groups: list[int] = []  # of the pass that runs
         self._running: list[int] = []
         self._ahead: list[int] = []  # groups that were started first
+        self._depth = depth
 
     def next_groups(self) -> list[int]:
         """Groups of the next pass."""
@@ -80,7 +83,8 @@ class TrajectoryDispatcher:
             counts, trajectories, self._groups = self._passes.pop(0)
             self._scheduler.begin(counts, trajectories)
         pending = any_pending(view, [self._groups[e] for e in self._running])
-        if not self._scheduler.left or not view.dry_channel or pending:
+        full = self._depth is not None and len(self._running) + len(self._ahead) >= self._depth
+        if not self._scheduler.left or not view.dry_channel or pending or full:
             return []
         # The entry die is not used: an expert's micro-slices are striped over all channels.
         expert, _, _ = self._scheduler.decide(view.roomy_dies)
@@ -95,7 +99,7 @@ def plan_flow(workload: LayerWorkload, options: Options, order: OrderName, *, ro
     """Micro-slice flow, rules 1 to 4, with Algorithm 1 over the experts in ``order``."""
     parts, why = micro_slices(workload, options.micro_slices)
     rings = workload.topology.rings[: options.rings]
-    flow = Flow(rings, roomiest=roomiest)
+    flow = Flow(rings, roomiest=roomiest, whole=options.layout == "whole")
     notes = (f"{parts} micro-slices per expert and die: {why}", f"{len(rings)} ring(s)")
     dies, experts = workload.package.n_dies, workload.columns.size
 
@@ -104,7 +108,8 @@ def plan_flow(workload: LayerWorkload, options: Options, order: OrderName, *, ro
         masks = (load > 0) @ (1 << np.arange(dies, dtype=object))
         passes = list(zip(counts.tolist(), masks.tolist(), groups.tolist(), strict=True))
         scheduler = options.scheduler(order, dies=dies, experts=experts, tokens=workload.n_tokens)
-        return TrajectoryDispatcher(resident, passes, scheduler, CYCLE_PS if options.decision_ps is None else None)
+        cycle_ps = CYCLE_PS if options.decision_ps is None else None
+        return TrajectoryDispatcher(resident, passes, scheduler, cycle_ps, options.depth)
 
     return _plan(workload, options, parts * dies, flow, dispatcher, notes)
 
@@ -138,9 +143,9 @@ def plan_naive(workload: LayerWorkload, options: Options) -> Plan:
     def dispatcher(resident: int, load: Ints, groups: Ints) -> Dispatcher:
         counts = load.sum(axis=2)
         phases = [[[int(groups[p][e]) for e in id_order(counts[p].tolist())]] for p in range(load.shape[0])]
-        return InOrder([resident], phases, window=2)
+        return InOrder([resident], phases, window=options.window(2))
 
-    flow = Flow(workload.topology.rings[:1], at_once=False)
+    flow = Flow(workload.topology.rings[:1], at_once=False, whole=options.layout == "whole")
     return _plan(workload, options, rounds * dies, flow, dispatcher, (f"{rounds} round(s) of {dies} slices",))
 
 
@@ -178,6 +183,13 @@ def _plan(
         set_ids=shares.ids,
         buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
-        ddr_layout=f"each expert's micro-slices striped evenly over {len(workload.package.channels)} DDR channels",
+        ddr_layout=_layout(flow, len(workload.package.channels)),
+        prefetch=options.prefetch(),
         notes=notes,
     )
+
+
+def _layout(flow: Flow, channels: int) -> str:
+    if flow.whole:
+        return f"each expert whole in one of {channels} DDR channels, in turn"
+    return f"each expert's micro-slices striped evenly over {channels} DDR channels"

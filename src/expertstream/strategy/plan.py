@@ -18,6 +18,7 @@ from expertstream.trace import RoutingTrace
 
 Ints = NDArray[np.int64]
 PLACEMENTS = ("contiguous", "round-robin", "balanced")
+LAYOUTS = ("striped", "whole")
 FROM_TRACE = "trace"
 LEAD_PS = 10_000_000
 
@@ -34,6 +35,10 @@ class Options:
         rings: logical rings that FSE-DP's micro-slices take in turn: 1 one ring in one direction, 2 in both, 4 also the
             ring along the columns of the mesh in both.
         redispatch: FSE-DP first re-dispatches tokens, so that each die has about the same number of every expert.
+        layout: where an expert's weights lie under FSE-DP: "striped" evenly over all DDR channels, or "whole" in one
+            channel, the experts in turn. The definitions of EP and TP fix theirs.
+        depth: the most routed experts (under EP: of a home die) whose weights are loading, waiting or in use at once;
+            None: as the strategy's definition says. ``fse-dp-adaptive`` admits parts of experts and takes none.
         decision_ps: time that one scheduling decision takes; None: the cycles of the hardware scheduler
             (schedule/cycles.py) where Algorithm 1 decides, no time where the order is fixed when the layer starts.
         scheduler: takes the decisions of Algorithm 1.
@@ -50,6 +55,8 @@ class Options:
     order: OrderName = "id"
     rings: int = 4
     redispatch: bool = False
+    layout: str = "striped"
+    depth: int | None = None
     decision_ps: int | None = None
     scheduler: SchedulerFactory = SoftwareScheduler
     training: RoutingTrace | None = None
@@ -66,6 +73,10 @@ class Options:
             raise WorkloadError(f"order is '{self.order}'; allowed: {', '.join(ORDERS)}")
         if self.rings not in (1, 2, 4):
             raise WorkloadError(f"rings is {self.rings}; allowed: 1, 2, 4")
+        if self.layout not in LAYOUTS:
+            raise WorkloadError(f"layout is '{self.layout}'; allowed: {', '.join(LAYOUTS)}")
+        if self.depth is not None and self.depth < 1:
+            raise WorkloadError(f"depth is {self.depth}; it must be at least 1 (or left out)")
         if self.decision_ps is not None and self.decision_ps < 0:
             raise WorkloadError(f"decision_ps is {self.decision_ps}; it must not be negative (or left out)")
         if self.lead_ps < 0:
@@ -75,6 +86,14 @@ class Options:
                 f"prediction is {self.prediction!r}; allowed: an accuracy above 0 and up to 1, such as 0.8, or "
                 f"'{FROM_TRACE}'"
             )
+
+    def window(self, experts: int) -> int:
+        """How many of ``experts`` may run at once."""
+        return experts if self.depth is None else min(experts, self.depth)
+
+    def prefetch(self, words: str = "as far as the weight buffer has room") -> str:
+        """How far loads run ahead, in words; ``words`` where ``depth`` does not say."""
+        return words if self.depth is None else f"{words}, but at most {self.depth} experts at once"
 
 
 def _is_accuracy(value: object) -> bool:

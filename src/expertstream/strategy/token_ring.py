@@ -58,13 +58,14 @@ def plan_token_ring(workload: LayerWorkload, options: Options) -> Plan:
     moved = (f"{int(shares.moves[:, 4].sum())} (token, expert) pairs re-dispatched",) if options.redispatch else ()
     return Plan(
         work=work,
-        dispatcher=InOrder([resident], phases, window=WINDOW),
+        dispatcher=InOrder([resident], phases, window=options.window(WINDOW)),
         slices=cutting.slices,
         set_ptr=shares.ptr,
         set_ids=shares.ids,
         buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
         ddr_layout="each die's slice of every expert in its nearest DDR channel",
+        prefetch=options.prefetch(),
         route_known=True,
         notes=(f"{rounds} round(s) of {dies} slices", *moved),
     )

@@ -52,13 +52,14 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
             phases.append([groups])
     return Plan(
         work=work,
-        dispatcher=InOrder([resident], phases, window=window),
+        dispatcher=InOrder([resident], phases, window=options.window(window)),
         slices=slices[0],
         set_ptr=batches.ptr[::n_dies],
         set_ids=batches.ids,
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout="each die's share of every expert in its nearest DDR channel",
+        prefetch=options.prefetch(),
         route_known=True,
         notes=(f"{parts} micro-slices per expert and die",),
     )

@@ -213,13 +213,14 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
     window = 1 if _crossed(workload, entry) else 2 + int(package.die.weight_buffer_bytes // max(smallest, 1))
     return Plan(
         work=work,
-        dispatcher=InOrder([residents], phases, window=[SHARED_WINDOW, window]),
+        dispatcher=InOrder([residents], phases, window=[SHARED_WINDOW, options.window(window)]),
         slices=slices,
         set_ptr=turns.ptr,
         set_ids=turns.ids,
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout="each die's share of every expert in its nearest DDR channel",
+        prefetch=options.prefetch(),
         route_known=True,
         notes=(f"up to {area_tokens} tokens of an expert gathered at a time",),
     )

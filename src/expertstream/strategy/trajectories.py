@@ -54,12 +54,14 @@ class Flow:
         at_once: a micro-slice is sent on while it is computed (rule 1), not after.
         roomiest: it starts at the die of its trajectory that has the most free storage (rule 5), not at the one
             nearest to its DDR channel.
+        whole: an expert lies in one channel, the experts in turn; else its micro-slices are striped over all.
         filler: experts that are computed where nothing else is ready.
     """
 
     rings: list[list[int]]
     at_once: bool = True
     roomiest: bool = False
+    whole: bool = False
     filler: tuple[int, ...] = ()
 
 
@@ -92,6 +94,8 @@ def _add_pass(
     of = np.repeat(np.arange(active.size), count)  # row of ``active`` of each micro-slice
     number = turn + np.arange(of.size)
     channel, ring = number % len(package.channels), number // len(package.channels) % len(flow.rings)
+    if flow.whole:
+        channel, ring = active[of] % len(package.channels), number % len(flow.rings)
     tag = cutting.first[active[of]] + np.arange(of.size) - np.repeat(np.cumsum(count) - count, count)
     routes = [_Routes.of(workload, np.array(r, dtype=np.int64), load[active] > 0) for r in flow.rings]
     by_rank, start, entry_of = (

@@ -1,0 +1,84 @@
+"""What a comparison holds equal or varies alone: DDR layout, prefetch depth, buffers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from expertstream.cli.main import run
+from expertstream.engine.layout import COMPUTE, LOAD
+from expertstream.errors import WorkloadError
+from expertstream.model import MoEModel
+from expertstream.package import Package
+from expertstream.simulate import Result, simulate
+from expertstream.strategy import Options
+from tests.property.cases import routing_of, training_of
+
+
+def layer(strategy: str, **options: object) -> Result:
+    model = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=16, top_k=2)
+    routing = routing_of(model, 24, 1.0, 5)
+    given = Options(training=training_of(routing, 5), decision_ps=0, **options)  # type: ignore[arg-type]
+    return simulate(model, Package.preset("test-chip-2x2"), routing, strategy, options=given)
+
+
+@pytest.mark.parametrize("strategy", ["fse-dp-naive", "fse-dp", "fse-dp-paired", "fse-dp-rule5"])
+def test_a_whole_expert_lies_in_one_channel_and_a_striped_one_in_all(strategy: str) -> None:
+    for layout, channels in (("whole", 1), ("striped", 4)):
+        result = layer(strategy, layout=layout)
+        loads = np.flatnonzero(result.timeline.kind == LOAD)
+        for expert in result.workload.activated.tolist():
+            mine = loads[result.expert[loads] == expert]
+            assert np.unique(result.timeline.resource[mine]).size == channels
+        assert layout in result.plan.ddr_layout
+        assert result.prove() <= 1e-10
+
+
+@pytest.mark.parametrize("strategy", ["fse-dp-naive", "fse-dp", "fse-dp-paired", "tp", "fse-dp-naive-tokens"])
+def test_no_more_experts_are_in_flight_than_the_depth(strategy: str) -> None:
+    latency = []
+    for depth in (1, 2, 16):
+        result = layer(strategy, depth=depth)
+        timeline, expert = result.timeline, result.expert
+        mine = (timeline.kind == LOAD) | (timeline.kind == COMPUTE)
+        spans = [
+            (int(timeline.start_ps[mine & (expert == e)].min()), int(timeline.end_ps[mine & (expert == e)].max()))
+            for e in result.workload.activated.tolist()
+        ]
+        most = max(sum(start < other_start < end for start, end in spans) + 1 for other_start, _ in spans)
+        assert most <= depth
+        assert f"at most {depth} experts at once" in result.plan.prefetch
+        latency.append(result.latency_ps)
+    assert latency[0] > latency[2]  # without prefetch every load is waited for
+
+
+def test_ep_without_prefetch_is_slower() -> None:
+    """Whole experts, one at a time on each home die: what a comparison with an EP that cannot prefetch would claim."""
+    assert layer("ep", depth=1).latency_ps > 1.1 * layer("ep").latency_ps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "stripes"}, "layout is 'stripes'; allowed: striped, whole"),
+        ({"depth": 0}, "depth is 0; it must be at least 1 (or left out)"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(WorkloadError) as caught:
+        Options(**options)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_buffers_in_place_of_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["simulate", "qwen3-30b-a3b", "--tokens", "8", "--weight-buffer", "3 MiB", "--token-buffer", "1 MiB"]
+    assert run([*arguments, "--layout", "whole", "--depth", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["weight_buffer_bytes"] == [3 << 20] * 4
+    assert document["token_buffer_bytes"] == [1 << 20] * 4
+    assert document["prefetch"].endswith("but at most 4 experts at once")
+    assert document["ddr_layout"] == "each expert whole in one of 4 DDR channels, in turn"
+    assert run([*arguments[:4], "--weight-buffer", "3"]) == 2
+    assert "3 has no unit" in capsys.readouterr().err
