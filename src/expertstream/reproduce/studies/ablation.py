@@ -27,7 +27,10 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "A3, 2 rings": {"strategy": "fse-dp-paired", "options": {"rings": 2}},
     "A3, re-dispatch": {"strategy": "fse-dp-paired", "options": {"redispatch": True}},
     **{f"A3, {n} micro-slices": {"strategy": "fse-dp-paired", "options": {"micro_slices": n}} for n in (4, 8, 16)},
+    "A2, whole experts": {"strategy": "fse-dp", "options": {"layout": "whole"}},
+    "A3, whole experts": {"strategy": "fse-dp-paired", "options": {"layout": "whole"}},
     "ep": {"strategy": "ep"},
+    "ep, no prefetch": {"strategy": "ep", "options": {"depth": 1}},
     "ep, paired order": {"strategy": "ep", "options": {"order": "paired"}},
     "tp-per-expert": {"strategy": "tp-per-expert"},
 }
@@ -35,6 +38,9 @@ INGREDIENTS: Final = {  # with it, without it
     "micro-slice flow": ("A2", "A1"),
     "paired order": ("A3", "A2"),
     "paired order in EP": ("ep, paired order", "ep"),
+    "paired order, whole experts in a DDR channel": ("A3, whole experts", "A2, whole experts"),
+    "striped over the DDR channels, not whole experts": ("A3", "A3, whole experts"),
+    "prefetch in EP": ("ep", "ep, no prefetch"),
     "rule 5": ("A4", "A3"),
     "4 rings, not 1": ("A3", "A3, 1 ring"),
     "4 rings, not 2": ("A3", "A3, 2 rings"),
@@ -182,7 +188,7 @@ STUDY = Study(
         "evenly spread over them, one draw or window of tokens. Left out: FLAME-MoE-290M, whose shape is not known "
         "here, and captures of counts (Gemma 4, Mixtral, OLMoE), which do not say which token went where.",
         "The test chip with its own buffers; EP gets the SRAM for two whole experts. DDR layouts are the strategies' "
-        "own: no option varies them. Fewer than 4 micro-slices per expert and die do not fit the weight buffer for the "
-        "larger experts.",
+        "own unless a variant says otherwise. Fewer than 4 micro-slices per expert and die do not fit the weight "
+        "buffer for the larger experts.",
     ),
 )
