@@ -16,6 +16,7 @@ from expertstream.strategy import Options, get_strategy, strategy_names
 from expertstream.strategy.fse_dp import plan_paired
 from expertstream.trace import Routing, packaged_trace, synthesize
 from expertstream.trace.prediction import NextLayer, guess_from_trace, guess_with_accuracy, recall
+from tests.property.cases import routing_of, training_of
 from tests.unit.test_closed_forms import NS, package, routing
 
 FOUR = [[0], [1], [2], [3]]
@@ -182,3 +183,16 @@ def test_weights_of_a_later_pass_do_not_take_the_room_of_the_first() -> None:
     result = simulate(model, chip.model_copy(update={"die": die}), routed, "tp", options=options)
     assert result.plan.passes == 2
     assert result.prove() <= 1e-10
+
+
+def test_steps_of_an_expert_stay_together_when_predicted_ones_start_first() -> None:
+    """Tokens that are re-dispatched keep their room until the last step: two experts at a time, not two first steps."""
+    model = MoEModel.one_layer(d_model=8, d_ffn=11, n_experts=6, top_k=2)
+    chip = package(2, 2, ddr=10**9)
+    die = chip.die.model_copy(update={"weight_buffer_bytes": 100, "token_buffer_bytes": 400})
+    chip = chip.model_copy(update={"die": die, "channels": chip.channels[:2]})
+    routed = routing_of(model, 3, 1.0, 90)
+    for prediction in (0.7, "trace"):
+        options = Options(redispatch=True, prediction=prediction, lead_ps=10**6, training=training_of(routed, 90))
+        result = simulate(model, chip, routed, "fse-dp-naive-tokens", options=options)
+        assert result.prove() <= 1e-10

@@ -38,7 +38,8 @@ class Options:
         layout: where an expert's weights lie under FSE-DP: "striped" evenly over all DDR channels, or "whole" in one
             channel, the experts in turn. The definitions of EP and TP fix theirs.
         depth: the most routed experts (under EP: of a home die) whose weights are loading, waiting or in use at once;
-            None: as the strategy's definition says. ``fse-dp-adaptive`` admits parts of experts and takes none.
+            None: as the strategy's definition says. ``fse-dp-adaptive`` and ``fse-dp-naive-tokens`` admit parts of
+            experts that need one another, and take none.
         decision_ps: time that one scheduling decision takes; None: the cycles of the hardware scheduler
             (schedule/cycles.py) where Algorithm 1 decides, no time where the order is fixed when the layer starts.
         scheduler: takes the decisions of Algorithm 1.
@@ -180,14 +181,21 @@ class InOrder:
             when the one before has completed. The queues get their turns round-robin. A group may stand in several
             queues: it starts when it is the next of each; such groups must have the same order in all of them.
         window: groups of a queue that may run at once; one number for all queues, or one for each.
+        together: groups that stay one after another when some of them start first, because the first of them keeps
+            room until the last has ended.
     """
 
     def __init__(
-        self, prologue: Sequence[int], phases: Sequence[Sequence[Sequence[int]]], window: int | Sequence[int]
+        self,
+        prologue: Sequence[int],
+        phases: Sequence[Sequence[Sequence[int]]],
+        window: int | Sequence[int],
+        together: Sequence[Sequence[int]] = (),
     ) -> None:
         self._prologue = list(prologue)
         self._phases = [[deque(queue) for queue in phase] for phase in phases]
         self._window = window
+        self._together = {group: groups for groups in together for group in groups}
         self._phase = -1
         self._next_phase()
 
@@ -207,9 +215,10 @@ class InOrder:
 
     def start_first(self, groups: Sequence[int]) -> None:
         """Let these of the next groups start before the others, in this order."""
-        chosen = set(groups)
+        whole = list(dict.fromkeys(g for group in groups for g in self._together.get(group, (group,))))
+        chosen = set(whole)
         for number, queue in enumerate(self._queues):
-            front = [group for group in groups if group in set(queue)]
+            front = [group for group in whole if group in set(queue)]
             self._queues[number] = deque((*front, *(group for group in queue if group not in chosen)))
 
     def decide(self, view: View) -> Iterable[int]:

@@ -42,14 +42,17 @@ def plan_token_ring(workload: LayerWorkload, options: Options) -> Plan:
     groups[active] = [work.new_group() for _ in range(int(active.sum()))]
     steps = -(-cutting.per_expert // dies)
     movement = add_movement(work, workload, shares, groups, steps, ready, done)
-    phases = []
+    phases: list[list[list[int]]] = []
+    together: list[list[int]] = []  # steps of an expert: the first keeps room for tokens until the last has ended
     for p in range(batches.passes):
         queue: list[int] = []
         signals = int((shares.moves[:, 0] == p).sum())
         for e in id_order(shares.load[p].sum(axis=1).tolist()):
+            together.append([])
             for step in range(int(steps[e])):
                 group = int(groups[p, e]) if step == 0 else work.new_group()
                 queue.append(group)
+                together[-1].append(group)
                 tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])[step * dies :][:dies]
                 ring = _Step(work, workload, shares, movement, cutting, group, p, e, tags, int(done[p]))
                 signals += ring.add()
@@ -58,14 +61,13 @@ def plan_token_ring(workload: LayerWorkload, options: Options) -> Plan:
     moved = (f"{int(shares.moves[:, 4].sum())} (token, expert) pairs re-dispatched",) if options.redispatch else ()
     return Plan(
         work=work,
-        dispatcher=InOrder([resident], phases, window=options.window(WINDOW)),
+        dispatcher=InOrder([resident], phases, window=WINDOW, together=together),
         slices=cutting.slices,
         set_ptr=shares.ptr,
         set_ids=shares.ids,
         buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
         ddr_layout="each die's slice of every expert in its nearest DDR channel",
-        prefetch=options.prefetch(),
         route_known=True,
         notes=(f"{rounds} round(s) of {dies} slices", *moved),
     )
