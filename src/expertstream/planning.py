@@ -31,7 +31,9 @@ def network_of(package: Package, plan: Plan) -> Network:
     )
 
 
-def plan_on(package: Package, make: Callable[[Package], Plan]) -> tuple[Plan, Network]:
+def plan_on(
+    package: Package, make: Callable[[Package], Plan], least: NDArray[np.int64] | None = None
+) -> tuple[Plan, Network]:
     """A plan for a package, and the network to run it on.
 
     Where dies store and forward, part of each buffer is kept for what passes through. How much follows from the plan's
@@ -39,28 +41,34 @@ def plan_on(package: Package, make: Callable[[Package], Plan]) -> tuple[Plan, Ne
 
     Args:
         make: plans for the package that it is given, which differs from ``package`` in its buffers only.
+        least: bytes of each weight and token buffer to keep for what passes at least, int64 [2].
 
     Raises:
         BufferTooSmallError: nothing would be left of a buffer; and whatever ``make`` raises.
     """
-    plan = make(package)
     if package.d2d.switching == "cut-through":
+        plan = make(package)
         return plan, network_of(package, plan)
-    kept = np.zeros(2, dtype=np.int64)
+    kept = np.zeros(2, dtype=np.int64) if least is None else least
+    plan = _made(make, package, kept)
     for _ in range(ATTEMPTS):
         needed = transit_bytes(plan.work, network_of(package, plan))
         if (needed <= kept).all():
             plan = replace(plan, buffer_bytes=plan.buffer_bytes + kept, notes=(*plan.notes, _in_words(kept)))
             return plan, replace(network_of(package, plan), transit_bytes=kept)
         kept = np.maximum(kept, needed)
-        try:
-            plan = make(_smaller(package, kept))
-        except BufferTooSmallError as error:
-            raise BufferTooSmallError(f"{error} ({_in_words(kept)})") from None
+        plan = _made(make, package, kept)
     raise BufferTooSmallError(
         f"{_in_words(needed)}, and more the less is left for the rest; use larger buffers, more micro-slices, or "
         "cut-through"
     )
+
+
+def _made(make: Callable[[Package], Plan], package: Package, kept: NDArray[np.int64]) -> Plan:
+    try:
+        return make(_smaller(package, kept))
+    except BufferTooSmallError as error:
+        raise BufferTooSmallError(f"{error} ({_in_words(kept)})" if kept.any() else str(error)) from None
 
 
 def _smaller(package: Package, kept: NDArray[np.int64]) -> Package:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -149,3 +151,32 @@ def test_buffers_too_small_for_what_passes_are_named(strategy: str, weights: int
     with pytest.raises(BufferTooSmallError) as caught:
         _simulated(package, strategy)
     assert str(caught.value) == message
+
+
+def test_too_little_room_for_what_passes_is_doubled_until_it_is_enough_or_nothing_is_left() -> None:
+    """Weights that wait for tokens at their last stop fill what was kept: with 1 KiB no reserve is enough."""
+    model = MoEModel.one_layer(d_model=64, d_ffn=10, n_experts=4, top_k=2)
+    chip = Package.preset("3x3").replace(
+        rows=2,
+        cols=3,
+        channels=[
+            {"dies": (3,), "bandwidth": "100 MB/s", "latency": "0 ns"},
+            {"dies": (5,), "bandwidth": "25.6 GB/s", "latency": "0 ns"},
+        ],
+        **{
+            "d2d.switching": "store-and-forward",
+            "d2d.latency_ps": 0,
+            "d2d.header_bytes": 0,
+            "die.macs_per_cycle": 1,
+            "die.control_overhead_cycles": 0,
+            "die.weight_buffer_bytes": 1024,
+            "die.token_buffer_bytes": 8192,
+        },
+    )
+    chosen = [3, 2, 2, 3, 3, 0, 1, 3, 2, 3, 0, 1, 1, 0, 3, 1, 0, 3, 3, 0, 1, 3, 2, 0, 0, 3, 1, 3, 3, 2, 2, 1, 2, 0]
+    routed = routing_of(model, 17, 0.0, 1)
+    routed = replace(routed, experts=np.array(chosen, dtype=np.int16).reshape(17, 2))
+    with pytest.raises(BufferTooSmallError, match=r"with micro-slices of one column.*store-and-forward keeps 768 B"):
+        simulate(model, chip, routed, "tp-per-expert")
+    larger = chip.replace(**{"die.weight_buffer_bytes": 4096})
+    assert simulate(model, larger, routed, "tp-per-expert").prove() <= 1e-10
