@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from typer.main import get_command
 
 from expertstream.cli.app import app
+from expertstream.cli.inputs import RunOptions
 from expertstream.cli.main import run
 from expertstream.model import MoEModel
 from expertstream.package import Package
@@ -211,6 +213,41 @@ def test_simulate_json(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["synthetic"] is True
     assert document["latency_ps"] >= document["bound_ps"] > 0
     assert len(document["links"]) == len(document["link_ps"]) == 8
+
+
+def test_run_options_are_the_same_of_both_commands_and_reach_the_run(
+    small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = [field.name for field in fields(RunOptions)]
+    listed = []
+    for name in ("compare", "simulate"):
+        options = {option.name: option for option in get_command(app).commands[name].params}  # type: ignore[attr-defined]
+        listed.append([(name, options[name].opts, options[name].default, options[name].help) for name in shared])
+    assert listed[0] == listed[1]
+    given = ["--mix", "single-request", "--spread", "round-robin", "--micro-slices", "3", "--placement", "balanced"]
+    given += ["--order", "paired", "--rings", "2", "--redispatch", "--layout", "whole", "--depth", "5"]
+    given += ["--weight-buffer", "13 MiB", "--token-buffer", "3 MiB", "--predict", "0.7", "--lead-time", "3 us"]
+    given += ["--decision-time", "80 ns"]
+    assert sorted(set(given) & {f"--{name.replace('_', '-')}" for name in shared}) == sorted(
+        f"--{name.replace('_', '-')}" for name in shared
+    )
+    assert run(["compare", small, "-s", "fse-dp", "-n", "16", "--json", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["mix"], found["spread"]) == ("single-request", "round-robin")
+    assert found["options"] == {
+        "micro_slices": 3,
+        "placement": "balanced",
+        "rings": 2,
+        "redispatch": True,
+        "layout": "whole",
+        "depth": 5,
+        "prediction": 0.7,
+        "lead_ps": 3_000_000,
+        "order": "paired",
+        "decision_ps": 80_000,
+    }
+    assert found["rows"][0]["weight_buffer_bytes"] == [13 * 2**20] * 4
+    assert found["rows"][0]["token_buffer_bytes"] == [3 * 2**20] * 4
 
 
 def test_synthesize_then_inspect(small: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,10 @@ Row = dict[str, Any]
 DROP = ["over D2D", "from DDR", "passes", "MAC use"]  # columns that a narrow terminal goes without, in this order
 
 
+@inputs.with_run_options
 def compare_command(
     model: inputs.ModelArgument,
+    *,
     package: inputs.PackageOption = "test-chip-2x2",
     trace: inputs.TraceOption = None,
     tokens: Annotated[
@@ -43,20 +45,7 @@ def compare_command(
         list[str] | None,
         typer.Option("--strategy", metavar="FILE.py:NAME", help="Compare one of your own, too (may be repeated)."),
     ] = None,
-    mix: inputs.MixOption = "round-robin",
-    spread: inputs.SpreadOption = "contiguous",
-    micro_slices: inputs.SlicesOption = None,
-    placement: inputs.PlacementOption = "best",
-    order: inputs.OrderOption = "id",
-    rings: inputs.RingsOption = 4,
-    redispatch: inputs.RedispatchOption = False,
-    layout: inputs.LayoutOption = "striped",
-    depth: inputs.DepthOption = None,
-    weight_buffer: inputs.WeightBufferOption = None,
-    token_buffer: inputs.TokenBufferOption = None,
-    predict: inputs.PredictOption = None,
-    lead_time: inputs.LeadOption = None,
-    decision_time: inputs.DecisionOption = None,
+    run: inputs.RunOptions,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. [ep, or the first]")
     ] = None,
@@ -73,7 +62,7 @@ def compare_command(
         if file is not None:
             check_writable(file)
     moe = inputs.load_model(model)
-    chips = inputs.with_buffers(inputs.load_package(package), weight_buffer, token_buffer)
+    chips = run.with_buffers(inputs.load_package(package))
     chosen = _strategies([*inputs.names(strategies), *(own or [])])
     reference = _baseline(baseline, [strategy.name for strategy in chosen])
     sizes = inputs.numbers(tokens, "--tokens", least=1) if tokens is not None else list(inputs.TOKENS)
@@ -84,10 +73,8 @@ def compare_command(
         remark(f"the trace has {routing.n_tokens} tokens: comparing at {', '.join(map(str, sizes))}")
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
-        routing.iteration(max(sizes), layer, mix=inputs.as_mix(mix))
-    options = inputs.options_of(
-        micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time, layout, depth
-    )
+        routing.iteration(max(sizes), layer, mix=run.as_mix)
+    options = run.of_strategy()
     announce_compilation()
     with progress("comparing") as report:
         found = compare(
@@ -97,14 +84,14 @@ def compare_command(
             tokens=sizes,
             layers=at,
             strategies=chosen,
-            mix=inputs.as_mix(mix),
-            spread=inputs.as_spread(spread),
+            mix=run.as_mix,
+            spread=run.as_spread,
             baseline=reference,
             options=options,
             proof=prove,
             progress=report,
         )
-    document = as_document(found, moe, chips, routing, mix=mix, spread=spread, options=options)
+    document = as_document(found, moe, chips, routing, mix=run.mix, spread=run.spread, options=options)
     if output is not None:
         write_json(document, output)
     if html is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -36,57 +39,6 @@ TraceOption = Annotated[
     Path | None,
     typer.Option("--trace", "-t", metavar="FILE", help="A .parquet or .npz trace. Without one: SYNTHETIC routing."),
 ]
-MixOption = Annotated[
-    str, typer.Option("--mix", help="round-robin (one token of each request in turn) or single-request.")
-]
-SpreadOption = Annotated[str, typer.Option("--spread", help="Tokens over the dies: contiguous or round-robin.")]
-SlicesOption = Annotated[
-    int | None, typer.Option("--micro-slices", help="Micro-slices per expert and die. Without: the strategy's choice.")
-]
-PlacementOption = Annotated[
-    str, typer.Option("--placement", help="Experts under ep: contiguous, round-robin, balanced, or best of them.")
-]
-RingsOption = Annotated[
-    int, typer.Option("--rings", help="Logical rings of fse-dp: 1 (one way), 2 (both ways) or 4 (also along columns).")
-]
-RedispatchOption = Annotated[
-    bool, typer.Option("--redispatch", help="fse-dp first evens out each expert's tokens over the dies.")
-]
-PredictOption = Annotated[
-    str | None,
-    typer.Option(
-        "--predict",
-        metavar="ACCURACY|trace",
-        help="Load weights before the gate's result, predicted with this accuracy (0.8), or from the layer before.",
-    ),
-]
-LeadOption = Annotated[
-    str | None,
-    typer.Option("--lead-time", metavar="TIME", help="How long before the gate's result, with --predict. [10 us]"),
-]
-OrderOption = Annotated[str, typer.Option("--order", help="Order of the experts under ep and tp: id or paired.")]
-LayoutOption = Annotated[
-    str,
-    typer.Option("--layout", help="Weights under fse-dp: striped over all DDR channels, or whole experts in turn."),
-]
-DepthOption = Annotated[
-    int | None,
-    typer.Option("--depth", help="Most routed experts loading, waiting or in use (of a home die under ep)."),
-]
-WeightBufferOption = Annotated[
-    str | None, typer.Option("--weight-buffer", metavar="SIZE", help="Of each die, in place of the package's.")
-]
-TokenBufferOption = Annotated[
-    str | None, typer.Option("--token-buffer", metavar="SIZE", help="Of each die, in place of the package's.")
-]
-DecisionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--decision-time",
-        metavar="TIME",
-        help="Time of one scheduling decision, such as '80 ns'. Without: the cycles of the scheduler in hardware.",
-    ),
-]
 TechnologyOption = Annotated[
     str,
     typer.Option("--technology", metavar="NAME|FILE.yaml", help="Energy and area: 5nm, 28nm or yours."),
@@ -99,6 +51,119 @@ HtmlOption = Annotated[
 ]
 YamlOption = Annotated[bool, typer.Option("--yaml", help="The YAML itself with its comments, to start from.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else.")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a layer is run: the options that ``with_run_options`` gives to a command, in the order of its help."""
+
+    mix: Annotated[
+        str, typer.Option("--mix", help="round-robin (one token of each request in turn) or single-request.")
+    ] = "round-robin"
+    spread: Annotated[str, typer.Option("--spread", help="Tokens over the dies: contiguous or round-robin.")] = (
+        "contiguous"
+    )
+    micro_slices: Annotated[
+        int | None,
+        typer.Option("--micro-slices", help="Micro-slices per expert and die. Without: the strategy's choice."),
+    ] = None
+    placement: Annotated[
+        str, typer.Option("--placement", help="Experts under ep: contiguous, round-robin, balanced, or best of them.")
+    ] = "best"
+    order: Annotated[str, typer.Option("--order", help="Order of the experts under ep and tp: id or paired.")] = "id"
+    rings: Annotated[
+        int,
+        typer.Option("--rings", help="Logical rings of fse-dp: 1 (one way), 2 (both ways) or 4 (also along columns)."),
+    ] = 4
+    redispatch: Annotated[
+        bool, typer.Option("--redispatch", help="fse-dp first evens out each expert's tokens over the dies.")
+    ] = False
+    layout: Annotated[
+        str,
+        typer.Option("--layout", help="Weights under fse-dp: striped over all DDR channels, or whole experts in turn."),
+    ] = "striped"
+    depth: Annotated[
+        int | None,
+        typer.Option("--depth", help="Most routed experts loading, waiting or in use (of a home die under ep)."),
+    ] = None
+    weight_buffer: Annotated[
+        str | None, typer.Option("--weight-buffer", metavar="SIZE", help="Of each die, in place of the package's.")
+    ] = None
+    token_buffer: Annotated[
+        str | None, typer.Option("--token-buffer", metavar="SIZE", help="Of each die, in place of the package's.")
+    ] = None
+    predict: Annotated[
+        str | None,
+        typer.Option(
+            "--predict",
+            metavar="ACCURACY|trace",
+            help="Load weights before the gate's result, predicted with this accuracy (0.8), or from the layer before.",
+        ),
+    ] = None
+    lead_time: Annotated[
+        str | None,
+        typer.Option("--lead-time", metavar="TIME", help="How long before the gate's result, with --predict. [10 us]"),
+    ] = None
+    decision_time: Annotated[
+        str | None,
+        typer.Option(
+            "--decision-time",
+            metavar="TIME",
+            help="Time of one scheduling decision, such as '80 ns'. Without: the cycles of the scheduler in hardware.",
+        ),
+    ] = None
+
+    @property
+    def as_mix(self) -> Mix:
+        """Checked by RoutingTrace.iteration, which names what is allowed."""
+        return cast(Mix, self.mix)
+
+    @property
+    def as_spread(self) -> Spread:
+        """Checked by LayerWorkload.of, which names what is allowed."""
+        return cast(Spread, self.spread)
+
+    def with_buffers(self, package: Package) -> Package:
+        """The package with other buffers in each die. Raises ConfigError or UnitError."""
+        sizes = {"die.weight_buffer_bytes": self.weight_buffer, "die.token_buffer_bytes": self.token_buffer}
+        given = {name: parse_bytes(text) for name, text in sizes.items() if text is not None}
+        return package.replace(**given) if given else package
+
+    def of_strategy(self) -> Options:
+        """Options of the strategies. Raises ConfigError, UnitError or WorkloadError."""
+        return Options(
+            micro_slices=self.micro_slices,
+            placement=self.placement,
+            order=cast(OrderName, self.order),
+            rings=self.rings,
+            redispatch=self.redispatch,
+            layout=self.layout,
+            depth=self.depth,
+            prediction=None if self.predict is None else parse_prediction(self.predict),
+            lead_ps=LEAD_PS if self.lead_time is None else parse_time_ps(self.lead_time),
+            decision_ps=None if self.decision_time is None else parse_time_ps(self.decision_time),
+        )
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer reads it: with the fields of ``RunOptions``, each an option, in place of the one ``run``."""
+    hints = get_type_hints(RunOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(RunOptions)
+    ]
+
+    @wraps(command)
+    def flat(**values: Any) -> None:
+        run = RunOptions(**{option.name: values.pop(option.name) for option in shared})
+        command(run=run, **values)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [option for one in own for option in (shared if one.name == "run" else [one])]
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return flat
 
 
 def print_yaml(room: str, text: str | None, load: Callable[[str], object]) -> None:
@@ -144,50 +209,6 @@ def check_layers(layers: Sequence[int], model: MoEModel) -> None:
 def routing_label(source: str, synthetic: bool) -> str:
     """Where the routing comes from; synthetic routing says so in capitals."""
     return f"SYNTHETIC routing ({source.removeprefix('synthetic routing for ')})" if synthetic else f"routing: {source}"
-
-
-def with_buffers(package: Package, weight_buffer: str | None, token_buffer: str | None) -> Package:
-    """The package with other buffers in each die. Raises ConfigError or UnitError."""
-    sizes = {"die.weight_buffer_bytes": weight_buffer, "die.token_buffer_bytes": token_buffer}
-    given = {name: parse_bytes(text) for name, text in sizes.items() if text is not None}
-    return package.replace(**given) if given else package
-
-
-def options_of(
-    micro_slices: int | None,
-    placement: str,
-    order: str,
-    decision_time: str | None,
-    rings: int,
-    redispatch: bool,
-    predict: str | None = None,
-    lead_time: str | None = None,
-    layout: str = "striped",
-    depth: int | None = None,
-) -> Options:
-    """Options of the strategies. Raises ConfigError or WorkloadError."""
-    return Options(
-        micro_slices=micro_slices,
-        placement=placement,
-        order=cast(OrderName, order),
-        rings=rings,
-        redispatch=redispatch,
-        layout=layout,
-        depth=depth,
-        prediction=None if predict is None else parse_prediction(predict),
-        lead_ps=LEAD_PS if lead_time is None else parse_time_ps(lead_time),
-        decision_ps=None if decision_time is None else parse_time_ps(decision_time),
-    )
-
-
-def as_mix(text: str) -> Mix:
-    """Checked by RoutingTrace.iteration, which names what is allowed."""
-    return cast(Mix, text)
-
-
-def as_spread(text: str) -> Spread:
-    """Checked by LayerWorkload.of, which names what is allowed."""
-    return cast(Spread, text)
 
 
 def numbers(text: str, option: str, *, least: int) -> list[int]:

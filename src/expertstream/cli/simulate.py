@@ -22,8 +22,10 @@ from expertstream.strategy import DEFAULT, get_strategy
 from expertstream.units import format_bytes, format_time
 
 
+@inputs.with_run_options
 def simulate_command(
     model: inputs.ModelArgument,
+    *,
     package: inputs.PackageOption = "test-chip-2x2",
     trace: inputs.TraceOption = None,
     strategy: Annotated[
@@ -33,20 +35,7 @@ def simulate_command(
     layer: Annotated[
         int | None, typer.Option("--layer", help="The model's layer number. Without: the middle one of the trace.")
     ] = None,
-    mix: inputs.MixOption = "round-robin",
-    spread: inputs.SpreadOption = "contiguous",
-    micro_slices: inputs.SlicesOption = None,
-    placement: inputs.PlacementOption = "best",
-    order: inputs.OrderOption = "id",
-    rings: inputs.RingsOption = 4,
-    redispatch: inputs.RedispatchOption = False,
-    layout: inputs.LayoutOption = "striped",
-    depth: inputs.DepthOption = None,
-    weight_buffer: inputs.WeightBufferOption = None,
-    token_buffer: inputs.TokenBufferOption = None,
-    predict: inputs.PredictOption = None,
-    lead_time: inputs.LeadOption = None,
-    decision_time: inputs.DecisionOption = None,
+    run: inputs.RunOptions,
     scheduler: Annotated[
         str, typer.Option("--scheduler", help="Who decides under Algorithm 1: software, or rtl (its simulated RTL).")
     ] = "software",
@@ -68,22 +57,18 @@ def simulate_command(
     chosen = get_strategy(strategy)
     rtl = rtl_schedulers() if inputs.one_of("--scheduler", scheduler, ("software", "rtl")) == "rtl" else None
     moe = inputs.load_model(model)
-    chips = inputs.with_buffers(inputs.load_package(package), weight_buffer, token_buffer)
+    chips = run.with_buffers(inputs.load_package(package))
     constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
-    captured.iteration(tokens, at, mix=inputs.as_mix(mix))  # names what is wrong with the whole trace
-    options = inputs.options_of(
-        micro_slices, placement, order, decision_time, rings, redispatch, predict, lead_time, layout, depth
-    )
-    evaluation, options = in_parts(captured, tokens, options, mix=inputs.as_mix(mix))
-    routing = evaluation.iteration(tokens, at, mix=inputs.as_mix(mix))
+    captured.iteration(tokens, at, mix=run.as_mix)  # names what is wrong with the whole trace
+    options = run.of_strategy()
+    evaluation, options = in_parts(captured, tokens, options, mix=run.as_mix)
+    routing = evaluation.iteration(tokens, at, mix=run.as_mix)
     announce_compilation()
     run_options = options if rtl is None else replace(options, scheduler=rtl)
     with progress("simulating"):
-        result = simulate(
-            moe, chips, routing, chosen, spread=inputs.as_spread(spread), options=run_options, technology=constants
-        )
+        result = simulate(moe, chips, routing, chosen, spread=run.as_spread, options=run_options, technology=constants)
     if rtl is not None and not rtl.made:
         raise ConfigError(
             f"the strategy '{chosen.name}' takes no decisions by Algorithm 1: --scheduler rtl has nothing to decide; "
@@ -94,7 +79,7 @@ def simulate_command(
         with progress("proving"):
             error = result.prove()
     with progress("simulating without faults"):
-        healthy = latency_without_faults(moe, chips, routing, chosen, spread=inputs.as_spread(spread), options=options)
+        healthy = latency_without_faults(moe, chips, routing, chosen, spread=run.as_spread, options=options)
     document = result.to_dict() | {
         "healthy_latency_ps": healthy,
         "slowdown": result.latency_ps / healthy if healthy else None,
