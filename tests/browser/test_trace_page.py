@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from expertstream.report.trace_page import write_trace_html
 from expertstream.trace import synthesize
-from expertstream.trace.skew import counts_of, loads, popularity
+from expertstream.trace.skew import loads, popularity
+from expertstream.trace.statistics import counts_of
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Open
@@ -21,7 +22,7 @@ def test_pictures(open_page: Open) -> None:
     trace = replace(trace, source=evil, model=evil)
 
     def to_html(path: Any) -> None:
-        write_trace_html(trace, popularity(counts_of(trace)), loads(trace), path)
+        write_trace_html(trace, counts_of(trace), popularity(counts_of(trace)), loads(trace), path)
 
     page = open_page(SimpleNamespace(to_html=to_html))
     page.wait_for_selector("#figure-2 .main-svg")

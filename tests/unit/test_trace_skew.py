@@ -12,7 +12,8 @@ import pytest
 from expertstream.cli.main import run
 from expertstream.trace import RoutingTrace, synthesize
 from expertstream.trace.importers.arrays import counts_of as counts_in
-from expertstream.trace.skew import counts_of, dirichlet_alpha, loads, popularity
+from expertstream.trace.skew import dirichlet_alpha, loads, popularity
+from expertstream.trace.statistics import counts_of
 
 SMALL = SimpleNamespace(name="small", n_experts=16, top_k=2)
 NAMES = {  # ours: path in stats.json, tolerance (rounded there to three or four places)

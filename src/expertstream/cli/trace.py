@@ -14,11 +14,14 @@ from expertstream.cli.console import facts, print_json, progress, stdout, table
 from expertstream.cli.trace_capture import capture_command
 from expertstream.cli.trace_import import import_command
 from expertstream.cli.trace_synthesize import synthesize_command
+from expertstream.report import trace_page
 from expertstream.report.files import check_writable
-from expertstream.report.trace_page import write_trace_html
-from expertstream.trace import RoutingTrace, npz, statistics
+from expertstream.trace import RoutingTrace, npz, skew, statistics
 from expertstream.trace.importers.arrays import counts_of as counts_in
-from expertstream.trace.skew import Popularity, counts_of, loads, popularity
+from expertstream.trace.skew import Popularity, loads, popularity
+from expertstream.trace.statistics import PAIRS, SAMPLE, counts_of, looked_at
+
+PHASES = {"prefill": "prefill", "decode": "decode", "unknown": "whose phase (prefill or decode) was not recorded"}
 
 trace_app = typer.Typer(help="Routing traces.", no_args_is_help=True)
 trace_app.command("capture")(capture_command)
@@ -50,10 +53,14 @@ def inspect_command(
     if file.suffix == ".npz" and file.is_file() and "experts" not in npz.array_names(file):
         _inspect_counts(file, json)
         return
-    trace = RoutingTrace.load(file)
-    with progress("measuring"):
-        measured = statistics(trace).to_dict()
-        skew, load = popularity(counts_of(trace)), loads(trace)
+    with progress("measuring") as report:
+        trace = RoutingTrace.open(file)
+        trace.note(*looked_at(trace), *skew.looked_at(trace), *([] if html is None else trace_page.looked_at(trace)))
+        counts = counts_of(trace, report)
+        measured = statistics(trace, counts=counts).to_dict()
+        shape, load = popularity(counts), loads(trace)
+        if html is not None:
+            trace_page.write_trace_html(trace, counts, shape, load, html)
     phases = {name: int((trace.phase == code).sum()) for name, code in (("prefill", 0), ("decode", 1), ("unknown", -1))}
     document = {
         "file": str(file),
@@ -68,11 +75,14 @@ def inspect_command(
         "gate_weights": trace.weights is not None,
         "phases": phases,
         "statistics": measured,
-        "popularity": skew.to_dict(),
+        "popularity": shape.to_dict(),
         "loads": [row.to_dict() for row in load],
+        "sampled": {
+            "iterations": skew.WINDOWS,
+            "pairs_of_tokens": PAIRS,
+            "tokens_of_joint_choices": min(trace.n_tokens, SAMPLE),
+        },
     }
-    if html is not None:
-        write_trace_html(trace, skew, load, html)
     if json:
         print_json(document)
         return
@@ -81,18 +91,19 @@ def inspect_command(
         ["source", f"{trace.source} (SYNTHETIC)" if trace.synthetic else trace.source],
         ["expert ids", trace.id_space],
         ["experts, k", f"{trace.n_experts}, {trace.top_k}"],
-        ["tokens", ", ".join(f"{count} {name}" for name, count in phases.items() if count)],
+        ["tokens", ", ".join(f"{count} {PHASES[name]}" for name, count in phases.items() if count)],
         ["requests", str(np.unique(trace.request).size) if (trace.request >= 0).all() else "unknown"],
         ["layers", f"{len(trace.layer_index)}: {', '.join(map(str, trace.layer_index.tolist()))}"],
         ["gate weights", "yes" if trace.weights is not None else "no (1 / k is taken)"],
     ]
-    rows += _popularity_rows(skew)
+    rows += _popularity_rows(shape)
     skip = ("tokens", "layers", "requests", "gini", "zipf_exponent", "max_over_mean")
     rows += [
         [name.replace("_", " "), "-" if math.isnan(value) else f"{value:.3f}"]
         for name, value in measured.items()
         if name not in skip
     ]
+    rows.append(["measured on", _measured_on(trace.n_tokens)])
     stdout().print(facts(str(file), rows))
     columns = ["mix", "tokens", "activated", "uniform", "max / mean load", "uniform", "Gini of load", "uniform"]
     lines = [
@@ -109,14 +120,23 @@ def inspect_command(
         print(f"wrote {html}")
 
 
-def _popularity_rows(skew: Popularity) -> list[list[str]]:
+def _measured_on(tokens: int) -> str:
+    joint = "all tokens" if tokens <= SAMPLE else f"{SAMPLE} tokens drawn from all, always the same"
+    return (
+        f"popularity: all tokens; next layer, co-activation: {joint}; Jaccard: at most {PAIRS} pairs of tokens each; "
+        f"iterations: at most {skew.WINDOWS} of each size, evenly spread"
+    )
+
+
+def _popularity_rows(found: Popularity) -> list[list[str]]:
+    miss = 100 * found.dirichlet_miss
     return [
-        ["popularity: Gini, max / mean", f"{skew.gini:.3f}, {skew.max_over_mean:.2f}"],
-        ["Zipf exponent", f"{skew.zipf_exponent:.3f} (off by {100 * skew.zipf_miss:.1f} % of all choices)"],
-        ["Dirichlet alpha", f"{skew.dirichlet_alpha:.3f} (distributions differ by {100 * skew.dirichlet_miss:.1f} %)"],
+        ["popularity: Gini, max / mean", f"{found.gini:.3f}, {found.max_over_mean:.2f}"],
+        ["Zipf exponent", f"{found.zipf_exponent:.3f} (off by {100 * found.zipf_miss:.1f} % of all choices)"],
+        ["Dirichlet alpha", f"{found.dirichlet_alpha:.3f} (distributions differ by {miss:.1f} %)"],
         [
             "correlation of layers, of neighbours",
-            f"{skew.layer_correlation:.3f}, {skew.adjacent_layer_correlation:.3f}",
+            f"{found.layer_correlation:.3f}, {found.adjacent_layer_correlation:.3f}",
         ],
     ]
 
@@ -124,14 +144,14 @@ def _popularity_rows(skew: Popularity) -> list[list[str]]:
 def _inspect_counts(file: Path, json: bool) -> None:
     counts = counts_in(file)
     used = counts.counts[counts.counts.any(axis=1)]
-    skew = popularity(used)
+    found = popularity(used)
     if json:
         shape = {"layers": len(used), "n_experts": used.shape[1], "tokens": counts.tokens, "top_k": counts.top_k}
-        print_json({"file": str(file), "counts_only": True, **shape, "popularity": skew.to_dict()})
+        print_json({"file": str(file), "counts_only": True, **shape, "popularity": found.to_dict()})
         return
     rows = [
         ["holds", "counts only: no locality, no loads; trace import draws a SYNTHETIC trace from them"],
         ["layers, experts", f"{len(used)}, {used.shape[1]}"],
-        *_popularity_rows(skew),
+        *_popularity_rows(found),
     ]
     stdout().print(facts(str(file), rows))

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io
+from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from expertstream.report.files import replacing
 from expertstream.trace import RoutingTrace
 from expertstream.trace.held_out import co_activation
-from expertstream.trace.skew import Load, Popularity, counts_of
-from expertstream.trace.statistics import iterations
+from expertstream.trace.skew import Load, Popularity
+from expertstream.trace.statistics import iterations, sample, windows
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 TAIL_TOKENS = (16, 64, 256, 1024)
+TAIL_WINDOWS = 16
 STYLE = """body{margin:0 auto;max-width:1100px;padding:0 24px 48px;font:16px/1.5 system-ui,sans-serif;color:#16191d;
 background:#fff}h1{font-size:1.6rem;overflow-wrap:anywhere}h2{margin-top:40px}p{max-width:75ch}table{border-collapse:
 collapse}th,td{padding:2px 12px;text-align:right;white-space:nowrap;
@@ -28,9 +30,24 @@ border-bottom:1px solid #c9d0d8}.badge{background:#fff3cd;padding:6px
 12px}.scroll{overflow-x:auto}"""
 
 
-def write_trace_html(trace: RoutingTrace, skew: Popularity, load: Sequence[Load], path: str | os.PathLike[str]) -> None:
-    """Write the page; the same trace gives the same bytes. Raises ConfigError if the file cannot be written."""
-    counts = counts_of(trace)
+def looked_at(trace: RoutingTrace) -> list[NDArray[np.int64]]:
+    """Tokens whose choices the page looks at beside those of the statistics, for ``RoutingTrace.note``."""
+    return [w for n in TAIL_TOKENS for w in windows(trace, n, "round-robin", most_windows=TAIL_WINDOWS)]
+
+
+def write_trace_html(
+    trace: RoutingTrace,
+    counts: NDArray[np.float64],
+    skew: Popularity,
+    load: Sequence[Load],
+    path: str | os.PathLike[str],
+) -> None:
+    """Write the page; the same trace gives the same bytes. Raises ConfigError if the file cannot be written.
+
+    Args:
+        counts: tokens of each expert at each layer, [layers, E].
+    """
+    few = sample(trace)
     layers = [str(layer) for layer in trace.layer_index.tolist()]
     middle = len(layers) // 2
     parts = [
@@ -43,8 +60,9 @@ def write_trace_html(trace: RoutingTrace, skew: Popularity, load: Sequence[Load]
         ),
         (
             f"Co-activation at layer {layers[middle]}",
-            "Correlation of the choices of two experts by the same token. Blue: seldom together, red: often.",
-            _together(co_activation(trace, middle)),
+            "Correlation of the choices of two experts by the same token. Blue: seldom together, red: often."
+            + ("" if few.n_tokens == trace.n_tokens else f" Of {few.n_tokens} tokens drawn from all."),
+            _together(co_activation(few, middle)),
         ),
     ]
     badge = f'<p class="badge"><strong>SYNTHETIC</strong> {escape(trace.source)}</p>' if trace.synthetic else ""
@@ -90,7 +108,8 @@ def _tails(trace: RoutingTrace) -> go.Figure:
     rank = np.arange(1, trace.n_experts + 1)
     for tokens, colour in zip(TAIL_TOKENS, colours, strict=True):
         found = [
-            _sorted(chosen, trace.n_experts) for chosen in iterations(trace, tokens, "round-robin", most_windows=16)
+            _sorted(chosen, trace.n_experts)
+            for chosen in iterations(trace, tokens, "round-robin", most_windows=TAIL_WINDOWS)
         ]
         if found:
             scores = np.random.default_rng([0, tokens]).random((16, tokens, trace.n_experts))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -178,28 +179,45 @@ class _Group:
 
 def read(path: Path, layers: Collection[int] | None = None, requests: Collection[int] | None = None) -> dict[str, Any]:
     """Fields of a RoutingTrace, of some layers or requests only. Raises TraceError for a damaged or other file."""
+    with _opened(path) as file:
+        return _read(path, file, layers, requests)
+
+
+def layers_of(path: Path) -> list[int]:
+    """The model's numbers of the layers of a file, rising. Raises TraceError as ``read`` does."""
+    with _opened(path) as file:
+        return _known(path, file)[1]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         # Pages are mapped, not copied; those of other layers and requests are never touched.
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            return _read(path, file, layers, requests)
+            yield file
     except _DAMAGED:
         raise TraceError(
             f"'{path}' is not a readable Parquet file; it may be cut off or damaged: copy or write it again"
         ) from None
 
 
-def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Collection[int] | None) -> dict[str, Any]:
+def _known(path: Path, file: Any) -> tuple[list[_Group], list[int]]:
     names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
     _check_metadata(path, names, metadata, file.metadata.num_rows)
     groups = _groups(path, file, metadata)
-    known = sorted(set().union(*(group.layers for group in groups)))
+    return groups, sorted(set().union(*(group.layers for group in groups)))
+
+
+def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Collection[int] | None) -> dict[str, Any]:
+    names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
+    groups, known = _known(path, file)
     n, rest = divmod(file.metadata.num_rows, len(known))
     if rest or any(not 0 <= group.first <= group.last < n for group in groups):
         raise _not_whole(path)
     wanted = known if layers is None else sorted(set(layers))
     if missing := sorted(set(wanted) - set(known)):
         raise TraceError(f"'{path}': layer {missing[0]} is not in the trace; it has {', '.join(map(str, known))}")
-    per_token = {name: np.zeros(n, dtype=np.int64 if name == "phase" else np.int32) for name in PER_TOKEN}
+    per_token = {name: np.zeros(n, dtype=np.int32) for name in PER_TOKEN}
     seen = np.zeros(n, dtype=bool)
     for group in groups:
         if known[0] in group.layers:
@@ -222,7 +240,7 @@ def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Colle
     return {
         "experts": lists["experts"],
         "weights": lists.get("weights"),
-        **{name: array[keep] for name, array in per_token.items()},
+        **{name: array if requests is None else array[keep] for name, array in per_token.items()},
         "layer_index": np.array(wanted, dtype=np.int32),
         "n_experts": int(metadata[b"n_experts"]),
         "model": metadata[b"model"].decode(errors="replace"),
@@ -288,7 +306,7 @@ def _columns(path: Path, file: Any, group: _Group, names: tuple[str, ...]) -> di
 
 def _lists(path: Path, file: Any, groups: list[_Group], name: str, wanted: list[int], keep: Any) -> Any:
     """A list column as an array [tokens, layers, k]; every list must be of one length and without holes."""
-    row_of = np.cumsum(keep) - 1
+    row_of = np.cumsum(keep, dtype=np.int32) - 1
     out: Any = None
     filled = np.zeros((int(keep.sum()), len(wanted)), dtype=bool)
     for group in groups:

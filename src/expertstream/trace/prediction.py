@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 SEED = 7
+GUESSED, COUNTED = 4096, 65536  # tokens at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +38,11 @@ class NextLayer:
 
     def guess(self, before: NDArray[Any], k: int) -> Ints:
         """The k likeliest experts of each token, int64 [tokens, k]; of equals the first."""
-        score = self.share[before.astype(np.int64)].sum(axis=1)
-        return np.argsort(-score, axis=1, kind="stable")[:, :k].astype(np.int64)
+        found = np.empty((len(before), k), dtype=np.int64)
+        for part in _parts(len(before), GUESSED):
+            score = self.share[before[part].astype(np.int64)].sum(axis=1)
+            found[part] = np.argsort(-score, axis=1, kind="stable")[:, :k]
+        return found
 
 
 def chosen_together(before: NDArray[Any], experts: NDArray[Any], n_experts: int) -> Ints:
@@ -46,8 +51,24 @@ def chosen_together(before: NDArray[Any], experts: NDArray[Any], n_experts: int)
     Args:
         before, experts: integers [tokens, k].
     """
-    pair = before.astype(np.int64)[:, :, None] * n_experts + experts.astype(np.int64)[:, None, :]
-    return np.bincount(pair.reshape(-1), minlength=n_experts**2).reshape(n_experts, -1).astype(np.int64)
+    found = np.zeros(n_experts**2, dtype=np.int64)
+    for part in _parts(len(before), COUNTED):
+        pair = before[part].astype(np.int64)[:, :, None] * n_experts + experts[part].astype(np.int64)[:, None, :]
+        found += np.bincount(pair.reshape(-1), minlength=n_experts**2)
+    return found.reshape(n_experts, -1)
+
+
+def _parts(tokens: int, size: int) -> Iterator[slice]:
+    """Tokens a part at a time: what is worked out of each takes much more memory than the token."""
+    return (slice(first, first + size) for first in range(0, tokens, size))
+
+
+def tokens_of_experts(experts: NDArray[Any], n_experts: int) -> Ints:
+    """Tokens of each expert, int64 [n_experts]; ``experts``: integers [tokens, k]."""
+    found = np.zeros(n_experts, dtype=np.int64)
+    for part in _parts(len(experts), COUNTED):
+        found += np.bincount(experts[part].reshape(-1), minlength=n_experts)
+    return found
 
 
 def popularity_of(training: RoutingTrace, layer: int) -> Ints:
@@ -55,7 +76,7 @@ def popularity_of(training: RoutingTrace, layer: int) -> Ints:
     at = np.flatnonzero(training.layer_index == layer)
     if at.size == 0:
         return np.zeros(training.n_experts, dtype=np.int64)
-    return np.bincount(training.experts[:, at[0]].reshape(-1), minlength=training.n_experts).astype(np.int64)
+    return tokens_of_experts(training.experts[:, at[0]], training.n_experts)
 
 
 def guess_from_trace(routing: Routing, training: RoutingTrace) -> NDArray[np.int16]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import TraceError, nearest
 from expertstream.trace import npz, parquet
+from expertstream.trace.layerwise import LayerByLayer, Layers
 from expertstream.trace.split import split
 
 Mix = Literal["round-robin", "single-request"]
@@ -74,7 +76,8 @@ class RoutingTrace:
     """A capture of a model's router, or a synthetic stand-in.
 
     Attributes:
-        experts: int16 [tokens, layers, k]; weights: float32 of the same shape, None where not captured.
+        experts: int16 [tokens, layers, k]; weights: float32 of the same shape, None where not captured. Of a trace that
+            was opened, not loaded, each is a LayerByLayer.
         request, position: int32 [tokens], -1 where unknown. phase: int8 [tokens], 0 prefill, 1 decode, -1 unknown.
         layer_index: int32 [layers], the model's number of each recorded layer.
         n_experts: routed experts of the model. model, source: names; id_space: what the expert ids mean.
@@ -103,7 +106,7 @@ class RoutingTrace:
         self._check_weights()
         for name, kind in TYPES.items():
             array = getattr(self, name)
-            if array is not None:
+            if isinstance(array, np.ndarray):
                 object.__setattr__(self, name, array.astype(kind, copy=False))
 
     def _check_shapes(self) -> None:
@@ -128,6 +131,8 @@ class RoutingTrace:
     def _check_experts(self) -> None:
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise TraceError(f"{self.source}: n_experts is {self.n_experts}; 1 to {MAX_EXPERTS} needed")
+        if isinstance(self.experts, LayerByLayer):  # checked when a layer is read
+            return
         for first in range(0, len(self.experts), CHECKED):  # a block at a time: a large trace may just fit into memory
             self._check_block(first, self.experts[first : first + CHECKED])
 
@@ -149,7 +154,7 @@ class RoutingTrace:
             )
 
     def _check_weights(self) -> None:
-        if self.weights is None:
+        if self.weights is None or isinstance(self.weights, LayerByLayer):
             return
         bad = np.argwhere(~(np.isfinite(self.weights) & (self.weights >= 0)))
         if bad.size:
@@ -198,6 +203,31 @@ class RoutingTrace:
         if layers is not None:
             trace = trace.of_layers(layers)
         return trace if requests is None else trace.of_requests(np.array(list(requests), dtype=np.int32))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RoutingTrace:
+        """A trace whose experts stay in their Parquet file: a layer is read, and checked, when it is asked for.
+
+        Whatever is worked out of it is the same as of a trace that was loaded. An ``.npz`` capture is loaded.
+
+        Raises:
+            TraceError: as ``load`` does, of the file as a whole and its first layer; of the others when they are read.
+        """
+        file = Path(path)
+        if file.suffix != ".parquet" or not file.is_file():
+            return cls.load(path)
+        numbers = parquet.layers_of(file)
+        source = Layers(lambda number: cls.load(file, layers=[number]))
+        first = cls.load(file, layers=numbers[:1])
+        lazy: dict[str, Any] = {"layer_index": np.array(numbers, dtype=np.int32)}
+        for name in ("experts",) if first.weights is None else ("experts", "weights"):
+            lazy[name] = LayerByLayer(source, name, numbers, None, (first.n_tokens, first.top_k))
+        return replace(first, **lazy)
+
+    def note(self, *tokens: NDArray[np.int64]) -> None:
+        """Tell which tokens, arrays of numbers, are going to be asked for, so that one reading of a file does."""
+        if isinstance(self.experts, LayerByLayer):
+            self.experts.note(tokens)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the native Parquet form; the file appears whole or not at all.
@@ -253,10 +283,8 @@ class RoutingTrace:
         Raises:
             TraceError: an unknown layer, request or mix, or fewer tokens than asked for.
         """
-        if layer not in self.layer_index:
-            raise TraceError(f"{self.source}: layer {layer} is not in the trace; it has {_ranges(self.layer_index)}")
+        at = self.place_of(layer)
         pick = self.tokens_of(tokens, mix=mix, offset=offset, request=request)
-        at = int(np.flatnonzero(self.layer_index == layer)[0])
         before = np.flatnonzero(self.layer_index == layer - 1)
         experts = self.experts[pick, at]
         uniform = np.full(experts.shape, 1 / self.top_k, dtype=np.float32)
@@ -270,6 +298,18 @@ class RoutingTrace:
             synthetic=self.synthetic,
             before=self.experts[pick, int(before[0])] if before.size else None,
         )
+
+    def place_of(self, layer: int) -> int:
+        """Index of a layer by the model's number. Raises TraceError if it is not in the trace."""
+        at = np.flatnonzero(self.layer_index == layer)
+        if at.size == 0:
+            raise TraceError(f"{self.source}: layer {layer} is not in the trace; it has {_ranges(self.layer_index)}")
+        return int(at[0])
+
+    @cached_property
+    def request_order(self) -> NDArray[np.int64]:
+        """Order of the tokens by request, then position, then place in the file, int64 [tokens]."""
+        return by_request(self.request, self.position)
 
     def split(self, *, share: float = 0.5, least: int = 1) -> tuple[RoutingTrace, RoutingTrace]:
         """A training and an evaluation part, by requests; see ``trace.split.split``. Raises TraceError."""
@@ -297,11 +337,10 @@ class RoutingTrace:
             raise TraceError(f"tokens is {tokens} and offset {offset}; at least 1 token and offset 0 are needed")
         if request is not None and mix != "single-request":
             raise TraceError(f"request {request} was given with mix '{mix}'; it needs mix 'single-request'")
-        order = by_request(self.request, self.position)
         if mix == "single-request":
-            order, what = self._of_one_request(order, offset + tokens, request)
+            order, what = self._of_one_request(offset + tokens, request)
         else:
-            order, what = self._staggered(order), "the trace"
+            order, what = self._staggered, "the trace"
         if offset + tokens > order.size:
             after = f" after the first {offset}" if offset else ""
             raise TraceError(
@@ -310,16 +349,17 @@ class RoutingTrace:
             )
         return order[offset : offset + tokens]
 
-    def _staggered(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    @cached_property
+    def _staggered(self) -> NDArray[np.int64]:
+        order = self.request_order
         _, first, length = np.unique(self.request[order], return_index=True, return_counts=True)
         stagger = np.arange(first.size) * GOLDEN_RATIO % 1  # spreads any number of requests evenly
         place = np.arange(self.n_tokens) - np.repeat(first, length)
         turn = (place - np.repeat((stagger * length).astype(np.int64), length)) % np.repeat(length, length)
         return order[np.lexsort((order, turn))]
 
-    def _of_one_request(
-        self, order: NDArray[np.int64], needed: int, request: int | None
-    ) -> tuple[NDArray[np.int64], str]:
+    def _of_one_request(self, needed: int, request: int | None) -> tuple[NDArray[np.int64], str]:
+        order = self.request_order
         known = order[self.request[order] >= 0]
         numbers, first, length = np.unique(self.request[known], return_index=True, return_counts=True)
         if numbers.size == 0:

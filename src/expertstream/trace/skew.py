@@ -11,11 +11,12 @@ from scipy.special import gammaln
 from scipy.stats import beta
 
 from expertstream.trace.routing import MIXES, Mix, RoutingTrace
-from expertstream.trace.statistics import gini, iterations, zipf_exponent
+from expertstream.trace.statistics import gini, iterations, windows, zipf_exponent
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 TOKENS = (16, 64, 256, 1024)
-_WINDOWS = 64
+WINDOWS = 64
 _UNIFORM_SEED = 0
 
 
@@ -70,13 +71,6 @@ class Load:
         return asdict(self)
 
 
-def counts_of(trace: RoutingTrace) -> Floats:
-    """Tokens of each expert at each layer, float64 [layers, E]."""
-    layers = range(trace.experts.shape[1])
-    found = [np.bincount(trace.experts[:, at].reshape(-1), minlength=trace.n_experts) for at in layers]
-    return np.stack(found).astype(np.float64)
-
-
 def popularity(counts: Floats) -> Popularity:
     """Skew of counts [layers, E], of which every layer has some."""
     e = counts.shape[1]
@@ -103,7 +97,7 @@ def loads(trace: RoutingTrace) -> list[Load]:
     for mix in MIXES:
         for tokens in TOKENS:
             measured = [
-                _load(chosen, trace.n_experts) for chosen in iterations(trace, tokens, mix, most_windows=_WINDOWS)
+                _load(chosen, trace.n_experts) for chosen in iterations(trace, tokens, mix, most_windows=WINDOWS)
             ]
             if measured:
                 rng = np.random.default_rng([_UNIFORM_SEED, tokens])
@@ -115,6 +109,11 @@ def loads(trace: RoutingTrace) -> list[Load]:
                 mean = [float(np.mean(column)) for column in zip(*measured, strict=True)]
                 found.append(Load(mix, tokens, mean[0], mean[1], mean[2], activated, most, uneven))
     return found
+
+
+def looked_at(trace: RoutingTrace) -> list[Ints]:
+    """Tokens whose choices ``loads`` looks at, for ``RoutingTrace.note``."""
+    return [w for mix in MIXES for tokens in TOKENS for w in windows(trace, tokens, mix, most_windows=WINDOWS)]
 
 
 def dirichlet_alpha(counts: Floats) -> float:
