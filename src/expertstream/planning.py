@@ -31,9 +31,7 @@ def network_of(package: Package, plan: Plan) -> Network:
     )
 
 
-def plan_on(
-    package: Package, make: Callable[[Package], Plan], least: NDArray[np.int64] | None = None
-) -> tuple[Plan, Network]:
+def plan_on(package: Package, make: Callable[[Package], Plan]) -> tuple[Plan, Network]:
     """A plan for a package, and the network to run it on.
 
     Where dies store and forward, part of each buffer is kept for what passes through. How much follows from the plan's
@@ -41,7 +39,6 @@ def plan_on(
 
     Args:
         make: plans for the package that it is given, which differs from ``package`` in its buffers only.
-        least: bytes of each weight and token buffer to keep for what passes at least, int64 [2].
 
     Raises:
         BufferTooSmallError: nothing would be left of a buffer; and whatever ``make`` raises.
@@ -49,7 +46,7 @@ def plan_on(
     if package.d2d.switching == "cut-through":
         plan = make(package)
         return plan, network_of(package, plan)
-    kept = np.zeros(2, dtype=np.int64) if least is None else least
+    kept = np.zeros(2, dtype=np.int64)
     plan = _made(make, package, kept)
     for _ in range(ATTEMPTS):
         needed = transit_bytes(plan.work, network_of(package, plan))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from expertstream.analysis import Budget, Metrics, measure
 from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
-from expertstream.errors import ConfigError, SimulationStuckError, WorkloadError
+from expertstream.errors import ConfigError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.numerics import check_coverage, check_loads, prove
 from expertstream.package import Package
@@ -207,15 +207,7 @@ def _run(strategy: Strategy, workload: LayerWorkload, options: Options, technolo
                 f"strategy '{strategy.name}' has no option prediction; wrap its plan with "
                 "expertstream.strategy.prefetch.prefetching, or leave prediction out"
             )
-        while True:
-            try:
-                timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps or 0)
-                break
-            except SimulationStuckError:
-                if network.transit_bytes is None:
-                    raise
-                # too little was kept for what passes (engine/forwarding.py)
-                plan, network = plan_on(workload.package, make, 2 * np.maximum(network.transit_bytes, 1))
+        timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps or 0)
     if plan.die_of_token is not None:
         workload, plan = replace(workload, die_of_token=plan.die_of_token), replace(plan, die_of_token=None)
     return Result(strategy.name, *on_the_damaged_package(workload, plan, timeline), technology)

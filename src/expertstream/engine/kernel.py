@@ -23,7 +23,7 @@ from expertstream.engine import layout as at
 from expertstream.engine.compile import njit
 from expertstream.engine.heaps import pop_event, pop_ready, push_ready, schedule
 from expertstream.engine.sends import request_send, retry_sends, wake_link
-from expertstream.engine.space import record, release, signal, take
+from expertstream.engine.space import has_room, record, release, signal, take
 
 Vector = NDArray[np.int64]
 
@@ -102,8 +102,9 @@ def _try_load(m: Vector, channel: int) -> None:
         return
     chosen = _choose(m, head)
     stop = m[m[at.O_CHUNKS] + at.C_COLS * chosen + at.C_FIRST]
-    if not take(m, stop):
+    if not has_room(m, stop):
         return
+    take(m, stop)
     other = head
     while other >= 0:
         if other != chosen:
@@ -139,9 +140,9 @@ def _inject(m: Vector, chunk: int) -> None:
         _try_load(m, channel)
         return
     stop = m[c + at.C_FIRST]
-    pool = 2 * m[m[at.O_STOPS] + at.S_COLS * stop + at.S_DIE] + m[c + at.C_POOL]
+    pool = m[m[at.O_STOPS] + at.S_COLS * stop + at.S_POOL]
     if m[m[at.O_STOPS] + at.S_COLS * stop + at.S_SPACE] > 0 and (
-        m[m[at.O_POOL_WAIT] + 4 * pool + 3] >= 0 or not take(m, stop)
+        m[m[at.O_POOL_WAIT] + 4 * pool + 3] >= 0 or not has_room(m, stop)
     ):
         if m[m[at.O_POOL_WAIT] + 4 * pool + 3] < 0:
             m[m[at.O_POOL_WAIT] + 4 * pool + 2] = chunk
@@ -149,7 +150,7 @@ def _inject(m: Vector, chunk: int) -> None:
             m[m[at.O_CHUNKS] + at.C_COLS * m[m[at.O_POOL_WAIT] + 4 * pool + 3] + at.C_NEXT] = chunk
         m[m[at.O_POOL_WAIT] + 4 * pool + 3] = chunk
         return
-    m[m[at.O_STOPS] + at.S_COLS * stop + at.S_TAKEN] = m[at.K_NOW]
+    take(m, stop)
     _arrive(m, stop)
 
 
@@ -159,12 +160,14 @@ def _wake_pool(m: Vector, pool: int) -> None:
     retry_sends(m, pool)
     while m[m[at.O_POOL_WAIT] + 4 * pool + 2] >= 0:
         chunk = m[m[at.O_POOL_WAIT] + 4 * pool + 2]
-        if not take(m, m[m[at.O_CHUNKS] + at.C_COLS * chunk + at.C_FIRST]):
+        stop = m[m[at.O_CHUNKS] + at.C_COLS * chunk + at.C_FIRST]
+        if not has_room(m, stop):
             break
+        take(m, stop)
         m[m[at.O_POOL_WAIT] + 4 * pool + 2] = m[m[at.O_CHUNKS] + at.C_COLS * chunk + at.C_NEXT]
         if m[m[at.O_POOL_WAIT] + 4 * pool + 2] < 0:
             m[m[at.O_POOL_WAIT] + 4 * pool + 3] = -1
-        _arrive(m, m[m[at.O_CHUNKS] + at.C_COLS * chunk + at.C_FIRST])
+        _arrive(m, stop)
     for channel in range(m[at.K_CHANNELS]):
         head = m[m[at.O_CHANNEL_HEAD] + 3 * channel]
         if head >= 0 and m[m[at.O_CHANNEL_BUSY] + channel] == 0:

@@ -29,7 +29,10 @@ S_FREED: Final = 17  # time at which it was given back, ps
 S_READY: Final = 18  # time at which the pending request (send) was made, ps
 S_BLOCKED: Final = 19  # time since which the send has waited for buffer space, -1 while it does not
 S_SPACE_WAIT: Final = 20  # total time that the send has waited for buffer space, ps
-S_COLS: Final = 21
+S_POOL: Final = 21  # pool that the space is taken of
+S_TO: Final = 22  # stop for which the send from here takes space: where the chunk goes; -1: it was taken before
+S_VIA: Final = 23  # another one: the next stop on the way there (forwarding.py), -1 for none
+S_COLS: Final = 24
 
 # --- chunks --------------------------------------------------------------------------------------------------------
 C_BYTES: Final = 0
@@ -81,7 +84,7 @@ O_CHANNEL_HEAD: Final = 27  # [channels, 3] first and last queued chunk; since w
 O_CHANNEL_LATENCY: Final = 28  # [channels]
 O_LINK_BUSY: Final = 29  # [links]
 O_LINK_WAIT: Final = 30  # [links, 2] first and last waiting stop
-O_POOL_FREE: Final = 31  # [pools] free bytes; pool = 2 x die + kind
+O_POOL_FREE: Final = 31  # [pools] free bytes; pool = 2 x die + kind; behind all dies, what they keep for what passes
 O_POOL_WAIT: Final = 32  # [pools, 4] sends: first, last; placements: first, last
 O_DIRTY: Final = 33  # [pools] stack of pools that gave space back
 O_IS_DIRTY: Final = 34  # [pools]

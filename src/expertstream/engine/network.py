@@ -23,7 +23,8 @@ class Network:
         header_bytes: bytes added to each transfer between dies.
         links: int64 [links, 2], source and destination die.
         transit_bytes: None: cut-through, a transfer takes all links of its path at once and no buffer on the way. Else
-            store-and-forward, and so much of each weight and token buffer is kept for what passes, int64 [2].
+            store-and-forward, and so much of each weight and token buffer is kept for what passes (forwarding.py),
+            int64 [2].
     """
 
     buffer_bytes: NDArray[np.int64]

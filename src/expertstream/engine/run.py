@@ -24,7 +24,7 @@ class View:
     """What a dispatcher may look at when it decides. The arrays are the engine's own: read only.
 
     Attributes:
-        free_bytes: int64 [dies, 2], free bytes of each weight and token buffer.
+        free_bytes: int64 [dies, 2], free bytes of each weight and token buffer, without what is kept for what passes.
         group_state: int64 [groups], WAITING, ADMITTED, STARTED or COMPLETE (layout.py).
     """
 
@@ -32,7 +32,7 @@ class View:
         self._vector = state.vector
         self._channel_head = state.tables["channel_head"]
         self._channel_busy = state.tables["channel_busy"]
-        self.free_bytes: Ints = state.tables["pool_free"].reshape(n_dies, 2)
+        self.free_bytes: Ints = state.tables["pool_free"][: 2 * n_dies].reshape(n_dies, 2)
         self.group_state: Ints = state.tables["group_state"]
 
     @property

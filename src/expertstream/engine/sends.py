@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from expertstream.engine import layout as at
 from expertstream.engine.compile import njit
 from expertstream.engine.heaps import schedule
-from expertstream.engine.space import record, take
+from expertstream.engine.space import has_room, record, take
 
 Vector = NDArray[np.int64]
 
@@ -34,6 +34,16 @@ def _transfer_ps(n_bytes: int, bandwidth: int) -> int:
 
 
 @njit
+def _full_pool(m: Vector, stop: int) -> int:
+    """The first pool without room for the transfer from ``stop`` to the next stop, -1 where all have room."""
+    s = m[at.O_STOPS] + at.S_COLS * stop
+    for ahead in (m[s + at.S_TO], m[s + at.S_VIA]):
+        if ahead >= 0 and not has_room(m, ahead):
+            return int(m[m[at.O_STOPS] + at.S_COLS * ahead + at.S_POOL])
+    return -1
+
+
+@njit
 def try_send(m: Vector, stop: int) -> bool:
     """Start the transfer from ``stop`` to the next one, or put it in the wait list of what it lacks first."""
     s = m[at.O_STOPS] + at.S_COLS * stop
@@ -50,10 +60,8 @@ def try_send(m: Vector, stop: int) -> bool:
         if m[m[at.O_LINK_BUSY] + m[m[at.O_PATH_LINKS] + i]]:
             _wait_for_link(m, m[m[at.O_PATH_LINKS] + i], stop)
             return False
-    if not take(m, stop + 1):
-        pool = (
-            2 * m[m[at.O_STOPS] + at.S_COLS * (stop + 1) + at.S_DIE] + m[m[at.O_CHUNKS] + at.C_COLS * chunk + at.C_POOL]
-        )
+    pool = _full_pool(m, stop)
+    if pool >= 0:
         m[s + at.S_NEXT] = -1
         m[s + at.S_BLOCKED] = now
         if m[m[at.O_POOL_WAIT] + 4 * pool + 1] < 0:
@@ -62,6 +70,10 @@ def try_send(m: Vector, stop: int) -> bool:
             m[m[at.O_STOPS] + at.S_COLS * m[m[at.O_POOL_WAIT] + 4 * pool + 1] + at.S_NEXT] = stop
         m[m[at.O_POOL_WAIT] + 4 * pool + 1] = stop
         return False
+    if m[s + at.S_TO] >= 0:
+        take(m, m[s + at.S_TO])
+    if m[s + at.S_VIA] >= 0:
+        take(m, m[s + at.S_VIA])
     end = now
     if last > first:
         cls = m[at.O_PATH_CLASS] + 3 * pair
@@ -88,13 +100,13 @@ def retry_sends(m: Vector, pool: int) -> None:
     while stop >= 0:
         s = m[at.O_STOPS] + at.S_COLS * stop
         following = m[s + at.S_NEXT]
-        pair = m[s + at.S_DIE] * m[at.K_DIES] + (pool >> 1)
+        there = m[s + at.S_COLS + at.S_DIE]
+        pair = m[s + at.S_DIE] * m[at.K_DIES] + there
         first = m[m[at.O_PATH_PTR] + pair]
-        # A send over one link stays in this list while the link is busy: moving it back and forth costs more.
-        one_link = m[m[at.O_PATH_PTR] + pair + 1] == first + 1
-        if m[m[at.O_POOL_FREE] + pool] < m[s + at.S_COLS + at.S_NEED] or (
-            one_link and m[m[at.O_LINK_BUSY] + m[m[at.O_PATH_LINKS] + first]]
-        ):
+        # A send over one link stays in the list of the die there while the link is busy, which retries this list once
+        # it is idle: moving the send back and forth costs more.
+        one_link = m[m[at.O_PATH_PTR] + pair + 1] == first + 1 and there == pool >> 1
+        if _full_pool(m, stop) == pool or (one_link and m[m[at.O_LINK_BUSY] + m[m[at.O_PATH_LINKS] + first]]):
             previous = stop
         else:
             if previous < 0:

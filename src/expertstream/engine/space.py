@@ -37,17 +37,18 @@ def signal(m: Vector, gate: int) -> None:
 
 
 @njit
-def take(m: Vector, stop: int) -> bool:
-    """Take the buffer space of a stop if the forward-count rule allows it."""
+def has_room(m: Vector, stop: int) -> bool:
+    """Whether the forward-count rule lets a chunk take the buffer space of a stop."""
     s = m[at.O_STOPS] + at.S_COLS * stop
-    space = m[s + at.S_SPACE]
-    if space > 0:
-        pool = 2 * m[s + at.S_DIE] + m[m[at.O_CHUNKS] + at.C_COLS * m[s + at.S_CHUNK] + at.C_POOL]
-        if m[m[at.O_POOL_FREE] + pool] < m[s + at.S_NEED]:
-            return False
-        m[m[at.O_POOL_FREE] + pool] -= space
+    return bool(m[m[at.O_POOL_FREE] + m[s + at.S_POOL]] >= m[s + at.S_NEED])
+
+
+@njit
+def take(m: Vector, stop: int) -> None:
+    """Take the buffer space of a stop."""
+    s = m[at.O_STOPS] + at.S_COLS * stop
+    m[m[at.O_POOL_FREE] + m[s + at.S_POOL]] -= m[s + at.S_SPACE]
     m[s + at.S_TAKEN] = m[at.K_NOW]
-    return True
 
 
 @njit
@@ -60,7 +61,7 @@ def release(m: Vector, stop: int) -> None:
     m[s + at.S_FREED] = m[at.K_NOW]
     chunk = m[s + at.S_CHUNK]
     if m[s + at.S_SPACE] > 0:
-        pool = 2 * m[s + at.S_DIE] + m[m[at.O_CHUNKS] + at.C_COLS * chunk + at.C_POOL]
+        pool = m[s + at.S_POOL]
         m[m[at.O_POOL_FREE] + pool] += m[s + at.S_SPACE]
         if m[m[at.O_IS_DIRTY] + pool] == 0:
             m[m[at.O_IS_DIRTY] + pool] = 1

@@ -50,16 +50,19 @@ def build(work: Work, network: Network) -> State:
     """State at time zero. Raises WorkloadError (check_work) and BufferTooSmallError."""
     c, s = work.chunk_arrays(), work.stop_arrays()
     check_work(work, network, c, s)
-    if network.transit_bytes is not None:
-        c, s = stop_on_the_way(c, s, network)
+    s["need"] = needed_bytes(c, s)
+    kept = np.zeros(2, dtype=np.int64) if network.transit_bytes is None else network.transit_bytes
+    room = network.buffer_bytes - kept
+    _check_capacity(c, s, room)
+    c, s = stop_on_the_way(c, s, network)
     n_chunks, n_stops, n_dies = c["bytes"].size, s["die"].size, network.n_dies
     chunk_of = np.repeat(np.arange(n_chunks), c["n_stops"])
     first = np.cumsum(c["n_stops"]) - c["n_stops"]
     stops = np.zeros((n_stops, at.S_COLS), dtype=np.int64)
     last = np.zeros(n_stops, dtype=np.int64)
     last[first + c["n_stops"] - 1] = 1
-    need = needed_bytes(c, s, network.transit_bytes)
-    _check_capacity(c, s, chunk_of, need, network)
+    passing = s["passing"]
+    number, following = np.arange(n_stops), np.append(passing[1:], 0)
     for column, values in (
         (at.S_CHUNK, chunk_of),
         (at.S_DIE, s["die"]),
@@ -73,9 +76,12 @@ def build(work: Work, network: Network) -> State:
         (at.S_HOLD, s["hold"]),
         (at.S_TOKENS, s["tokens"]),
         (at.S_LAST, last),
-        (at.S_NEED, need),
+        (at.S_NEED, s["need"]),
         (at.S_NEXT, -1),
         (at.S_BLOCKED, -1),
+        (at.S_POOL, 2 * (s["die"] + n_dies * (passing > 0)) + c["pool"][chunk_of]),
+        (at.S_TO, np.where((last > 0) | (passing > 0), -1, number + 1 + following)),
+        (at.S_VIA, np.where(following > 0, number + 1, -1)),
     ):
         stops[:, column] = values
     chunks = np.zeros((n_chunks, at.C_COLS), dtype=np.int64)
@@ -101,7 +107,7 @@ def build(work: Work, network: Network) -> State:
     order = np.argsort(c["group"], kind="stable").astype(np.int64)
     order = order[c["first"][order] > 0]
     per_group = np.bincount(c["group"][order], minlength=work.n_groups).astype(np.int64)
-    n_pools, n_links, n_channels = 2 * n_dies, network.n_links, network.n_channels
+    n_pools, n_links, n_channels = 4 * n_dies, network.n_links, network.n_channels
     computes = np.bincount(s["die"][s["compute_ps"] > 0], minlength=n_dies).astype(np.int64)
     rows = int(n_chunks + n_stops + computes.sum())
     minus = np.full
@@ -126,7 +132,7 @@ def build(work: Work, network: Network) -> State:
         "channel_latency": network.channel_latency_ps,
         "link_busy": np.zeros(n_links, dtype=np.int64),
         "link_wait": minus((n_links, 2), -1, dtype=np.int64),
-        "pool_free": network.buffer_bytes.reshape(-1).copy(),
+        "pool_free": np.concatenate((room.reshape(-1), np.tile(kept, n_dies))),
         "pool_wait": minus((n_pools, 4), -1, dtype=np.int64),
         "dirty": np.zeros(n_pools + 1, dtype=np.int64),
         "is_dirty": np.zeros(n_pools, dtype=np.int64),
@@ -148,7 +154,7 @@ def transfer_ps(n_bytes: Ints, bandwidth: Ints) -> Ints:
     return q * 1_000_000 + (r * 1_000_000 + bandwidth - 1) // bandwidth
 
 
-def needed_bytes(c: dict[str, Ints], s: dict[str, Ints], transit_bytes: Ints | None = None) -> Ints:
+def needed_bytes(c: dict[str, Ints], s: dict[str, Ints]) -> Ints:
     """Free bytes a chunk must find at each stop (kernel.py, forward-count rule); int64 [stops]."""
     space = s["space"]
     if space.size == 0:
@@ -164,9 +170,6 @@ def needed_bytes(c: dict[str, Ints], s: dict[str, Ints], transit_bytes: Ints | N
         multi = moving & (per_chunk[chunk_of] > 1)
         slot = int(space[multi].max()) if multi.any() else 0
         need[moving] += later[moving] * slot
-        if transit_bytes is not None:
-            kept = moving & ~multi & (s["passing"] == 0)
-            need[kept] += transit_bytes[kind]
     need[space == 0] = 0
     return need
 
@@ -178,11 +181,13 @@ def _later_stops(c: dict[str, Ints], buffered: Ints, chunk_of: Ints) -> Ints:
     return later
 
 
-def _check_capacity(c: dict[str, Ints], s: dict[str, Ints], chunk_of: Ints, need: Ints, network: Network) -> None:
+def _check_capacity(c: dict[str, Ints], s: dict[str, Ints], room: Ints) -> None:
+    need = s["need"]
     if need.size == 0:
         return
+    chunk_of = np.repeat(np.arange(c["bytes"].size), c["n_stops"])
     pool = c["pool"][chunk_of]
-    capacity = network.buffer_bytes[s["die"], pool]
+    capacity = room[s["die"], pool]
     short = np.flatnonzero(need > capacity)
     if short.size:
         worst = short[np.argmax(need[short])]
