@@ -59,6 +59,22 @@ def test_with_time_and_room_nothing_is_left_to_load(strategy: str) -> None:
     assert result.metrics.bounds.bound_ps <= result.latency_ps
 
 
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_weights_load_ahead_where_dies_store_and_forward(strategy: str) -> None:
+    model = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2)
+    routed = routing_of(model, 48, 1.0, 3)
+    chip = Package.preset("3x3").replace(**{"d2d.switching": "store-and-forward"})
+    given = Options(training=training_of(routed, 3))
+    plain = simulate(model, chip, routed, strategy, options=given)
+    for accuracy in (1.0, 0.5):
+        options = replace(given, prediction=accuracy, lead_ps=10**6)
+        ahead = simulate(model, chip, routed, strategy, options=options)
+        assert ahead.metrics.ahead_bytes > 0
+        assert ahead.metrics.wasted_bytes == 0 or accuracy < 1
+        assert ahead.prove() <= 1e-10
+        assert ahead.latency_ps < plain.latency_ps or accuracy < 1
+
+
 def test_a_wrong_prediction_costs_bandwidth_until_the_gate_corrects_it() -> None:
     # One token, expert 0 of 64; the prediction of 0.001 names another one, of which one load has begun at 100 ns.
     plain = run("fse-dp", [[0]], 64)

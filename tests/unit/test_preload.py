@@ -153,9 +153,12 @@ def test_overlap_is_off_by_a_key_and_never_slower_here() -> None:
     assert quick["requests"] == slow["requests"]
 
 
-def test_nothing_is_loaded_ahead_where_dies_store_and_forward() -> None:
-    chips = tiny_package()
-    chips = chips.model_copy(update={"d2d": chips.d2d.model_copy(update={"switching": "store-and-forward"})})
+def stored(chips: Package) -> Package:
+    return chips.model_copy(update={"d2d": chips.d2d.model_copy(update={"switching": "store-and-forward"})})
+
+
+def test_nothing_of_attention_is_loaded_ahead_where_dies_store_and_forward() -> None:
+    chips = stored(tiny_package())
     report = serving(tiny_scenario(strategy="ep"), package=chips).run()
     assert report["requests"]["completed"] == 12
     assert report["preloaded_bytes"] == 0
@@ -170,14 +173,18 @@ def slow_links() -> Package:
 LONG = {"prompt_tokens": {"mean": 60}, "arrivals": "closed-loop", "clients": 2, "count": 4}
 
 
-def predicted(prediction: float | None, strategy: str = "tp", **more: object) -> dict[str, int]:
+def predicted(
+    prediction: float | None, strategy: str = "tp", *, chips: Package | None = None, **more: object
+) -> dict[str, int]:
     values = {"strategy": strategy, "requests": LONG, "tokens_per_iteration": 64, "prediction": prediction}
-    report: dict[str, int] = serving(tiny_scenario(**values, **more), package=slow_links()).run()
+    report: dict[str, int] = serving(tiny_scenario(**values, **more), package=chips or slow_links()).run()
     return report
 
 
-def test_experts_that_are_predicted_load_while_attention_computes() -> None:
-    without, perfect, poor = (predicted(prediction) for prediction in (None, 1.0, 0.3))
+@pytest.mark.parametrize("switching", ["cut-through", "store-and-forward"])
+def test_experts_that_are_predicted_load_while_attention_computes(switching: str) -> None:
+    chips = slow_links() if switching == "cut-through" else stored(slow_links())
+    without, perfect, poor = (predicted(prediction, chips=chips) for prediction in (None, 1.0, 0.3))
     assert perfect["busy_ps"] < without["busy_ps"]
     assert perfect["ddr_bytes"] == without["ddr_bytes"]
     assert poor["ddr_bytes"] >= without["ddr_bytes"]  # what no token chose was loaded in vain

@@ -101,8 +101,9 @@ class Blocks:
         self._whole = package
         self._packages = {0: surviving(package)}
         self._reuse, self._observe = reuse, observe
-        # Where dies store and forward, room is kept for what passes through: nothing is loaded ahead.
-        self._overlap = overlap and package.d2d.switching == "cut-through"
+        self._overlap = overlap
+        # Where dies store and forward, only the plan itself shows how much is left for the micro-slices of attention.
+        self._preload = overlap and package.d2d.switching == "cut-through"
         self._own = own_channels(self._packages[0])
         self._ahead = {
             head: Preloads(self._packages[0], self._own, first(model, self._packages[0]))
@@ -214,7 +215,7 @@ class Blocks:
         return self._ahead[head].loaded(self._preloaded(after, head=head))
 
     def _preloaded(self, after: Tail | None, *, head: bool) -> Ints:
-        if after is None or not self._overlap:
+        if after is None or not self._preload:
             return np.zeros(self._own.size, dtype=np.int64)
         return self._ahead[head].count(after)
 

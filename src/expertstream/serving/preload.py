@@ -85,11 +85,12 @@ def measure_tail(own: Ints, plan: Plan, timeline: Timeline) -> Tail:
     # An entry that is still to come may ask for more than its own bytes, at most for one largest chunk a stop.
     largest = int(timeline.hold_bytes[timeline.hold_pool == WEIGHTS].max(initial=0))
     most = largest * int(plan.work.chunk_arrays()["n_stops"].max(initial=0))
+    kept = 0 if timeline.network.transit_bytes is None else int(timeline.network.transit_bytes[WEIGHTS])
     free = []
     for die, start in enumerate(since.tolist()):
         stays = (timeline.hold_die == die) & (timeline.hold_pool == WEIGHTS) & (timeline.hold_to_ps > start)
         asked = most if (timeline.hold_from_ps[stays] >= start).any() else 0
-        free.append(max(0, int(plan.buffer_bytes[die, WEIGHTS]) - _peak(timeline, stays, start) - asked))
+        free.append(max(0, int(plan.buffer_bytes[die, WEIGHTS]) - kept - _peak(timeline, stays, start) - asked))
     first = int(since.min(initial=end))
     idle = np.minimum(end - since, timeline.latency_ps)
     return Tail(tuple(idle.tolist()), tuple(free), _peak(timeline, timeline.hold_to_ps > first, first))

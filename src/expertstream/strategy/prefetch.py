@@ -75,11 +75,7 @@ def _with_head_start(plan_of: PlanOf, workload: LayerWorkload, options: Options,
     own = _Loads.of(plan, workload)
     wrong = [e for e in order if e not in own.chunks]
     other = _predicted(plan_of, guessed, without) if wrong else own
-    chosen = _chosen(
-        plan,
-        [(own if e in own.chunks else other, e) for e in order],
-        store_and_forward=workload.package.d2d.switching == "store-and-forward",
-    )
+    chosen = _chosen(plan, [(own if e in own.chunks else other, e) for e in order])
     work, opener, queues, slices = _add_head_start(plan, own, chosen, options.lead_ps)
     about = HeadStart(options.lead_ps, recall(routing.experts, guess), len(order), len(wrong))
     note = (
@@ -183,14 +179,11 @@ def _predicted(plan_of: PlanOf, guessed: LayerWorkload, options: Options) -> _Lo
         return _Loads({}, {}, nothing, {}, nothing.reshape(0, 3), route_known=False)
 
 
-def _chosen(plan: Plan, experts: list[tuple[_Loads, int]], *, store_and_forward: bool) -> list[tuple[_Loads, int]]:
+def _chosen(plan: Plan, experts: list[tuple[_Loads, int]]) -> list[tuple[_Loads, int]]:
     """Loads and chunk of what may come before the gate's result, in order: what fits the weight buffers at once.
 
-    A die takes nothing more once something did not fit, so that experts stay in order there. Where dies store and
-    forward, room is kept for what passes through: nothing is chosen.
+    A die takes nothing more once something did not fit, so that experts stay in order there.
     """
-    if store_and_forward:
-        return []
     chunk, stop = plan.work.chunk_arrays(), plan.work.stop_arrays()
     need = np.where(stop["space"] > 0, needed_bytes(chunk, stop), 0)
     of = np.repeat(np.arange(chunk["bytes"].size), chunk["n_stops"])
