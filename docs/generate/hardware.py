@@ -10,7 +10,7 @@ from docs.generate.svg import INK, MUTED, Canvas
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.schedule.cycles import CYCLE_PS, DECISION_CYCLES, END_CYCLES, SorterKind, layer_cycles
+from expertstream.schedule.cycles import CYCLE_PS, DECISION_CYCLES, SorterKind, layer_cycles, whole_layer_cycles
 from expertstream.simulate import simulate
 from expertstream.strategy import Options
 from expertstream.trace import packaged_trace
@@ -28,7 +28,7 @@ def cycles() -> str:
     for experts in (16, 64, 128, 512):
         for sorter in get_args(SorterKind):
             before = layer_cycles(experts, experts, sorter)
-            layer = before + experts * DECISION_CYCLES + END_CYCLES
+            layer = whole_layer_cycles(experts, sorter)
             lines.append(
                 f"| {experts} | {sorter} | {before} = {_ns(before)} | {DECISION_CYCLES} = {_ns(DECISION_CYCLES)} | "
                 f"{layer} = {_ns(layer)} |"

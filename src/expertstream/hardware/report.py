@@ -8,7 +8,7 @@ from expertstream.hardware.area import PAPER_MM2, area_of
 from expertstream.hardware.parameters import Parameters
 from expertstream.hardware.scheduler import Scheduler
 from expertstream.hardware.yosys import synthesize
-from expertstream.schedule.cycles import CYCLE_PS, DECISION_CYCLES, END_CYCLES, layer_cycles
+from expertstream.schedule.cycles import CYCLE_PS, DECISION_CYCLES, layer_cycles, whole_layer_cycles
 
 TOP = "top"
 
@@ -22,10 +22,9 @@ def timing(parameters: Parameters) -> dict[str, Any]:
         start and its end; decisions are spread over the layer, so only ``prepare_cycles`` and the first decision delay
         its first load. decision_ns_with_share: a decision with its share of the rest.
     """
-    prepare = layer_cycles(parameters.experts, parameters.experts, parameters.sorter)
-    layer = prepare + parameters.experts * DECISION_CYCLES + END_CYCLES
+    layer = whole_layer_cycles(parameters.experts, parameters.sorter)
     return {
-        "prepare_cycles": prepare,
+        "prepare_cycles": layer_cycles(parameters.experts, parameters.experts, parameters.sorter),
         "decision_cycles": DECISION_CYCLES,
         "decision_ns": DECISION_CYCLES * CYCLE_PS / 1000,
         "layer_cycles": layer,

@@ -38,3 +38,8 @@ def layer_cycles(n: int, experts: int, kind: SorterKind = DEFAULT_SORTER) -> int
     """Cycles before the first request of a layer of ``experts`` experts: ``n`` are pushed, sorted and listed."""
     slots = 1 << max(1, (experts - 1).bit_length())
     return n + prepare_cycles(kind, slots, n) if n else 0
+
+
+def whole_layer_cycles(experts: int, kind: SorterKind = DEFAULT_SORTER) -> int:
+    """Cycles of a layer with all ``experts`` activated: to its first request, its decisions in a row, and its end."""
+    return layer_cycles(experts, experts, kind) + experts * DECISION_CYCLES + END_CYCLES
