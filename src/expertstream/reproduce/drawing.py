@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from expertstream.reproduce.means import cells
+from expertstream.reproduce.study import Row
 
 COLUMN, PAGE = 3.5, 7.16  # widths of a two-column paper, inches
 # Okabe and Ito's colours; opponents are cool, FSE-DP is warm, so that families are told apart without the legend
@@ -42,6 +46,27 @@ def panels(rows: int, cols: int, *, width: float = PAGE, height: float = 1.9, **
         one.tick_params(labelsize=7)
         one.set_axisbelow(True)
     return figure, axes
+
+
+def by_model(
+    rows: Sequence[Row], fill: Callable[[Axes, Sequence[Row]], None], *, xlabel: str, text: str, legend_cols: int = 5
+) -> Figure:
+    """A panel per model, into which ``fill`` draws the model's rows.
+
+    Args:
+        text: the caption. legend_cols: columns of the legend for all panels; 0: none.
+    """
+    models = cells(rows, "model")
+    figure, axes = panels(-(-len(models) // 2), 2)
+    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
+        fill(place, mine)
+        place.set_title(title_of(model, "captured" if mine[0].get("captured") else None), fontsize=8)
+        place.set_xlabel(xlabel, fontsize=7)
+    hide_rest(axes, len(models))
+    if legend_cols:
+        legend(figure, axes[0], cols=legend_cols)
+    caption(figure, text)
+    return figure
 
 
 def title_of(model: str, trace: str | None = None) -> str:
@@ -88,6 +113,43 @@ def grouped_bars(
     axes.set_xticks(range(len(groups)), groups)
     if label:
         axes.set_ylabel(label, fontsize=8)
+
+
+def bars_of(rows: Sequence[Row], series: str, value: str) -> dict[str, list[tuple[float, float]]]:
+    """(value, half interval) of the rows, by the column ``series``; for ``grouped_bars``."""
+    return {
+        name: [(row[value], row[f"{value}_half_interval"]) for row in some]
+        for (name,), some in cells(rows, series).items()
+    }
+
+
+def lines_across(axes: Axes, values: Sequence[float], label: str) -> None:
+    """A line across each group of ``grouped_bars``."""
+    for at, value in enumerate(values):
+        axes.hlines(value, at - 0.46, at + 0.46, color="black", lw=0.9, label=label if at == 0 else "")
+
+
+def heat_map(
+    axes: Axes,
+    values: Mapping[tuple[float, float], float | None],
+    texts: Mapping[tuple[float, float], dict[str, Any]],
+    *,
+    cmap: str,
+    least: float,
+    most: float,
+) -> None:
+    """A coloured cell for each (x, y), blank where the value is None, with a text.
+
+    Args:
+        texts: of each cell, as arguments of ``Axes.text``: ``s``, ``color`` and the like.
+    """
+    xs, ys = (sorted({at[axis] for at in values}) for axis in (0, 1))
+    grid = np.array([[np.nan if (value := values[x, y]) is None else value for x in xs] for y in ys])
+    axes.imshow(grid, origin="lower", aspect="auto", cmap=cmap, vmin=least, vmax=most)
+    for (x, y), text in texts.items():
+        axes.text(xs.index(x), ys.index(y), ha="center", va="center", **text)
+    axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+    axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
 
 
 def legend(figure: Figure, axes: Axes, *, cols: int = 5) -> None:

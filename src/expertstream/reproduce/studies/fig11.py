@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expertstream.analysis.windows import busy_in_windows
@@ -68,28 +69,24 @@ def _swing(shares: Sequence[float]) -> float:
 def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model: utilisation over time in one layer; the legend has the swing over all layers."""
     shown = [row for row in rows if row["tokens"] == SHOWN]
-    models = cells(shown, "model")
-    figure, axes = drawing.panels(-(-len(models) // 2), 2)
-    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
-        for (strategy,), some in cells(mine, "strategy").items():
-            edges = [some[0]["from_ms"], *(row["to_ms"] for row in some)]
-            colour, swing = drawing.colour_of(strategy), some[0]["swing_percent"]
-            line = {"ep": "-", "hydra": "--"}.get(strategy, "-")
-            label = f"{strategy}: {swing:.0f} %"
-            place.stairs([row["percent"] for row in some], edges, color=colour, label=label, ls=line, lw=1.3)
-        place.set_ylim(0, 122)  # room for the legend
-        place.set_yticks(range(0, 101, 25))
-        place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
-        place.set_xlabel("time in the layer (ms)", fontsize=7)
-        place.set_ylabel("MAC arrays busy (%)", fontsize=8)
-        place.legend(fontsize=6, frameon=False, loc="upper center", ncols=3, columnspacing=1)
-    drawing.hide_rest(axes, len(models))
-    drawing.caption(
-        figure,
+    text = (
         f"Share of busy MAC arrays of the 2x2 test chip over time, {SHOWN} tokens, first layer; per cent: "
-        "standard deviation / mean, averaged over all layers",
+        "standard deviation / mean, averaged over all layers"
     )
-    return figure
+    return drawing.by_model(shown, _curves, xlabel="time in the layer (ms)", text=text, legend_cols=0)
+
+
+def _curves(place: Axes, rows: Sequence[Row]) -> None:
+    for (strategy,), some in cells(rows, "strategy").items():
+        edges = [some[0]["from_ms"], *(row["to_ms"] for row in some)]
+        colour, swing = drawing.colour_of(strategy), some[0]["swing_percent"]
+        line = {"ep": "-", "hydra": "--"}.get(strategy, "-")
+        label = f"{strategy}: {swing:.0f} %"
+        place.stairs([row["percent"] for row in some], edges, color=colour, label=label, ls=line, lw=1.3)
+    place.set_ylim(0, 122)  # room for the legend
+    place.set_yticks(range(0, 101, 25))
+    place.set_ylabel("MAC arrays busy (%)", fontsize=8)
+    place.legend(fontsize=6, frameon=False, loc="upper center", ncols=3, columnspacing=1)
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

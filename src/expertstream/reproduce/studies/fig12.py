@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
@@ -49,24 +50,15 @@ def table(rows: Sequence[Row]) -> list[Row]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model; the line is the paper's 32 MB."""
-    models = cells(rows, "model")
-    figure, axes = drawing.panels(-(-len(models) // 2), 2)
-    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
-        series = {
-            strategy: [(row["peak_mb"], row["peak_mb_half_interval"]) for row in some]
-            for (strategy,), some in cells(mine, "strategy").items()
-        }
-        groups = [str(tokens) for (tokens,) in cells(mine, "tokens")]
-        drawing.grouped_bars(place, groups, series, label="peak SRAM (MB)", styles={SMALL_NAME: "fse-dp"})
-        place.axhline(LIMIT_MB, color="black", lw=0.9, label=f"{LIMIT_MB} MB")
-        place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
-        place.set_xlabel("tokens per iteration", fontsize=7)
-    drawing.hide_rest(axes, len(models))
-    drawing.legend(figure, axes[0])
-    drawing.caption(
-        figure, "Peak SRAM of the 2x2 package, weights and tokens, mean over the layers; FSE-DP also with 3 MiB a die"
-    )
-    return figure
+    text = "Peak SRAM of the 2x2 package, weights and tokens, mean over the layers; FSE-DP also with 3 MiB a die"
+    return drawing.by_model(rows, _bars, xlabel="tokens per iteration", text=text)
+
+
+def _bars(place: Axes, rows: Sequence[Row]) -> None:
+    groups = [str(tokens) for (tokens,) in cells(rows, "tokens")]
+    series = drawing.bars_of(rows, "strategy", "peak_mb")
+    drawing.grouped_bars(place, groups, series, label="peak SRAM (MB)", styles={SMALL_NAME: "fse-dp"})
+    place.axhline(LIMIT_MB, color="black", lw=0.9, label=f"{LIMIT_MB} MB")
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
@@ -48,36 +49,29 @@ def table(rows: Sequence[Row]) -> list[Row]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model; bars are throughput relative to EP."""
-    models = cells(rows, "model")
-    figure, axes = drawing.panels(-(-len(models) // 2), 2)
-    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
-        by_curve = cells(mine, "curve")
-        width = 0.86 / len(by_curve)
-        for number, ((curve,), some) in enumerate(by_curve.items()):
-            at = [group + (number - (len(by_curve) - 1) / 2) * width for group in range(len(some))]
-            place.bar(
-                at,
-                [row["speedup_over_ep"] for row in some],
-                width * 0.94,
-                yerr=[row["speedup_over_ep_half_interval"] for row in some],
-                error_kw={"lw": 0.7},
-                label=curve,
-                color=STYLES[curve],
-            )
-        groups = [tokens for (tokens,) in cells(mine, "tokens")]
-        place.set_xticks(range(len(groups)), [str(n) for n in groups])
-        lowest = min(row["speedup_over_ep"] for row in mine)
-        place.set_ylim(bottom=0.05 * int(20 * 0.96 * lowest))
-        place.set_ylabel("throughput / EP", fontsize=8)
-        place.set_title(drawing.title_of(model), fontsize=8)
-        place.set_xlabel("tokens per iteration", fontsize=7)
-    for empty in axes[len(models) :]:
-        empty.set_visible(False)
-    drawing.legend(figure, axes[0], cols=4)
-    drawing.caption(
-        figure, "Throughput of whole models on the 2x2 test chip, attention included, over the slack of token buffering"
-    )
-    return figure
+    text = "Throughput of whole models on the 2x2 test chip, attention included, over the slack of token buffering"
+    return drawing.by_model(rows, _bars, xlabel="tokens per iteration", text=text, legend_cols=4)
+
+
+def _bars(place: Axes, rows: Sequence[Row]) -> None:
+    by_curve = cells(rows, "curve")
+    width = 0.86 / len(by_curve)
+    for number, ((curve,), some) in enumerate(by_curve.items()):
+        at = [group + (number - (len(by_curve) - 1) / 2) * width for group in range(len(some))]
+        place.bar(
+            at,
+            [row["speedup_over_ep"] for row in some],
+            width * 0.94,
+            yerr=[row["speedup_over_ep_half_interval"] for row in some],
+            error_kw={"lw": 0.7},
+            label=curve,
+            color=STYLES[curve],
+        )
+    groups = [tokens for (tokens,) in cells(rows, "tokens")]
+    place.set_xticks(range(len(groups)), [str(n) for n in groups])
+    lowest = min(row["speedup_over_ep"] for row in rows)
+    place.set_ylim(bottom=0.05 * int(20 * 0.96 * lowest))
+    place.set_ylabel("throughput / EP", fontsize=8)
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
@@ -76,30 +77,24 @@ def _variants(rows: Sequence[Row]) -> list[Row]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model; the line is the utilisation at the lower bound of the latency."""
-    models = cells(rows, "model")
-    figure, axes = drawing.panels(-(-len(models) // 2), 2)
-    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
-        groups = cells(mine, "tokens")
-        bars = {
-            variant: {row["tokens"]: (row["mac_percent"], row["mac_percent_half_interval"]) for row in some}
-            for (variant,), some in cells(mine, "variant").items()
-        }
-        drawing.grouped_bars(
-            place,
-            [str(tokens) for (tokens,) in groups],
-            {variant: [of.get(tokens, (math.nan, math.nan)) for (tokens,) in groups] for variant, of in bars.items()},
-            label="MACs / peak (%)",
-            styles={variant: name for name, variant in VARIANTS.items()} | {A5: "fse-dp-buffered"},
-        )
-        for at, some in enumerate(groups.values()):
-            most = some[-1]["most_percent"]
-            place.hlines(most, at - 0.46, at + 0.46, color="black", lw=0.9, label="at the bound" if at == 0 else "")
-        place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
-        place.set_xlabel("tokens per iteration", fontsize=7)
-    drawing.hide_rest(axes, len(models))
-    drawing.legend(figure, axes[0], cols=6)
-    drawing.caption(figure, "MACs done on the 2x2 test chip in % of its peak, mean over the layers, 95 % intervals")
-    return figure
+    text = "MACs done on the 2x2 test chip in % of its peak, mean over the layers, 95 % intervals"
+    return drawing.by_model(rows, _bars, xlabel="tokens per iteration", text=text, legend_cols=6)
+
+
+def _bars(place: Axes, rows: Sequence[Row]) -> None:
+    groups = cells(rows, "tokens")
+    bars = {
+        variant: {row["tokens"]: (row["mac_percent"], row["mac_percent_half_interval"]) for row in some}
+        for (variant,), some in cells(rows, "variant").items()
+    }
+    drawing.grouped_bars(
+        place,
+        [str(tokens) for (tokens,) in groups],
+        {variant: [of.get(tokens, (math.nan, math.nan)) for (tokens,) in groups] for variant, of in bars.items()},
+        label="MACs / peak (%)",
+        styles={variant: name for name, variant in VARIANTS.items()} | {A5: "fse-dp-buffered"},
+    )
+    drawing.lines_across(place, [some[-1]["most_percent"] for some in groups.values()], "at the bound")
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

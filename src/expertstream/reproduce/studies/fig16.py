@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -136,22 +135,20 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def _map(axes: Axes, rows: Sequence[Row], y: str, label: str, title: str) -> None:
-    xs, ys = (sorted({row[name] for row in rows}) for name in ("ddr_gb_per_s", y))
     of = {(row["ddr_gb_per_s"], row[y]): row for row in rows}
-    values = np.array([[of[a, b]["mac_percent"] for a in xs] for b in ys])
-    axes.imshow(values, origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=100)
-    for (a, b), row in of.items():
-        fits = [row[f"fits_{level}"] for level in LEVELS]
-        style: dict[str, Any] = {"weight": "bold"} if all(fits) else {"style": "italic"} if any(fits) else {}
-        light = row["mac_percent"] > 60
-        colour = ("#555555" if light else "#BBBBBB") if not any(fits) else ("black" if light else "white")
-        text = f"{row['mac_percent']:.0f}"
-        axes.text(xs.index(a), ys.index(b), text, ha="center", va="center", fontsize=7, color=colour, **style)
-    axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
-    axes.set_yticks(range(len(ys)), [f"{b:g}" for b in ys])
+    texts = {at: _text(row["mac_percent"], [row[f"fits_{level}"] for level in LEVELS]) for at, row in of.items()}
+    values = {at: row["mac_percent"] for at, row in of.items()}
+    drawing.heat_map(axes, values, texts, cmap="cividis", least=0, most=100)
     axes.set_xlabel("DDR (GB/s per die)", fontsize=7)
     axes.set_ylabel(label, fontsize=8)
     axes.set_title(title, fontsize=8)
+
+
+def _text(percent: float, fits: Sequence[bool]) -> dict[str, Any]:
+    style = {"weight": "bold"} if all(fits) else {"style": "italic"} if any(fits) else {}
+    light = percent > 60
+    colour = ("#555555" if light else "#BBBBBB") if not any(fits) else ("black" if light else "white")
+    return {"s": f"{percent:.0f}", "fontsize": 7, "color": colour, **style}
 
 
 def _range(axes: Axes, rows: Sequence[Row], x: str, value: str, label: str) -> None:

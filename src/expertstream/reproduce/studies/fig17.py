@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from expertstream.errors import BufferTooSmallError
@@ -73,23 +72,21 @@ def draw(rows: Sequence[Row]) -> Figure:
     panels = cells(rows, "model", "tokens")
     figure, axes = drawing.panels(2, -(-len(panels) // 2), height=2.2)
     for place, ((model, tokens), mine) in zip(axes, panels.items(), strict=False):
-        xs, ys = (sorted({row[name] for row in mine}) for name in ("micro_slices_per_expert", "buffer_mib"))
         gap = {(row["micro_slices_per_expert"], row["buffer_mib"]): row["gap"] for row in mine}
-        values = np.array([[np.nan if gap[a, b] is None else gap[a, b] for a in xs] for b in ys])
-        place.imshow(values, origin="lower", aspect="auto", cmap="cividis_r", vmin=1, vmax=1.5)
-        for (a, b), value in gap.items():
-            text = "too small" if value is None else f"{value:.2f}"
-            colour = "black" if value is None or value < 1.25 else "white"
-            size = 5 if value is None else 7
-            place.text(xs.index(a), ys.index(b), text, ha="center", va="center", fontsize=size, color=colour)
-        place.set_xticks(range(len(xs)), [str(a) for a in xs])
-        place.set_yticks(range(len(ys)), [str(b) for b in ys])
+        texts = {at: _text(value) for at, value in gap.items()}
+        drawing.heat_map(place, gap, texts, cmap="cividis_r", least=1, most=1.5)
         place.set_xlabel("micro-slices per expert", fontsize=7)
         place.set_ylabel("weight buffer (MiB per die)", fontsize=7)
         place.set_title(f"{drawing.title_of(model)}, {tokens} tokens", fontsize=8)
     text = "Latency / lower bound of fse-dp-paired on 2x2 over weight buffer and micro-slices, a layer of each seed"
     drawing.caption(figure, text)
     return figure
+
+
+def _text(gap: float | None) -> dict[str, Any]:
+    if gap is None:
+        return {"s": "too small", "fontsize": 5, "color": "black"}
+    return {"s": f"{gap:.2f}", "fontsize": 7, "color": "black" if gap < 1.25 else "white"}
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

@@ -56,15 +56,10 @@ def draw(rows: Sequence[Row]) -> Figure:
     panels = cells(rows, "layout", "tokens")
     figure, axes = drawing.panels(2, len(panels) // 2)
     for place, ((layout, tokens), mine) in zip(axes, panels.items(), strict=False):
-        series = {
-            strategy: [(row["mac_percent"], row["mac_percent_half_interval"]) for row in some]
-            for (strategy,), some in cells(mine, "strategy").items()
-        }
         sizes = cells(mine, "dies")
+        series = drawing.bars_of(mine, "strategy", "mac_percent")
         drawing.grouped_bars(place, [dies for (dies,) in sizes], series)
-        for at, some in enumerate(sizes.values()):
-            most, label = some[0]["most_percent"], "at the bound" if at == 0 else ""
-            place.hlines(most, at - 0.46, at + 0.46, color="black", lw=0.9, label=label)
+        drawing.lines_across(place, [some[0]["most_percent"] for some in sizes.values()], "at the bound")
         place.set_title(f"{layout}, {tokens} tokens", fontsize=8)
         place.set_ylabel("MACs / peak (%)", fontsize=7)
     drawing.legend(figure, axes[0])

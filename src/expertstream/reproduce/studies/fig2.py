@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
@@ -61,31 +62,27 @@ def _mean(rows: Sequence[Row], column: str) -> float:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model: load over the mean load against the expert's rank."""
-    models = cells(rows, "model")
-    figure, axes = drawing.panels(-(-len(models) // 2), 2)
+    text = "Load of the experts in one layer of one iteration, sorted by load: mean over the layers"
+    return drawing.by_model(rows, _curves, xlabel="experts, hottest first (%)", text=text)
+
+
+def _curves(place: Axes, rows: Sequence[Row]) -> None:
     colours = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
-    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
-        for number, ((tokens,), some) in enumerate(cells(mine, "tokens").items()):
-            mean = sum(row["load"] for row in some) / len(some)
-            place.plot(
-                [100 * row["rank"] / row["experts"] for row in some],
-                [row["load"] / mean for row in some],
-                label=f"{tokens} tokens",
-                color=colours[number % 4],
-                marker=drawing.MARKERS[number % 4],
-                markevery=max(len(some) // 8, 1),
-                ms=3,
-                lw=1.2,
-            )
-        place.axhline(1, color="black", lw=0.6, ls=":")
-        place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
-        place.set_xlabel("experts, hottest first (%)", fontsize=7)
-        place.set_ylabel("tokens / mean", fontsize=8)
-        place.set_ylim(bottom=0)
-    drawing.hide_rest(axes, len(models))
-    drawing.legend(figure, axes[0])
-    drawing.caption(figure, "Load of the experts in one layer of one iteration, sorted by load: mean over the layers")
-    return figure
+    for number, ((tokens,), some) in enumerate(cells(rows, "tokens").items()):
+        mean = sum(row["load"] for row in some) / len(some)
+        place.plot(
+            [100 * row["rank"] / row["experts"] for row in some],
+            [row["load"] / mean for row in some],
+            label=f"{tokens} tokens",
+            color=colours[number % 4],
+            marker=drawing.MARKERS[number % 4],
+            markevery=max(len(some) // 8, 1),
+            ms=3,
+            lw=1.2,
+        )
+    place.axhline(1, color="black", lw=0.6, ls=":")
+    place.set_ylabel("tokens / mean", fontsize=8)
+    place.set_ylim(bottom=0)
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expertstream.reproduce import drawing
@@ -44,24 +45,15 @@ def _speedups(baseline: Sequence[Row], rows: Sequence[Row]) -> list[float]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model; bars are latencies, lines across them the lower bound."""
-    models = cells(rows, "model")
-    figure, axes = drawing.panels(-(-len(models) // 2), 2)
-    for place, ((model,), mine) in zip(axes, models.items(), strict=False):
-        groups = [tokens for (tokens,) in cells(mine, "tokens")]
-        series = {
-            strategy: [(row["latency_ms"], row["latency_ms_half_interval"]) for row in some]
-            for (strategy,), some in cells(mine, "strategy").items()
-        }
-        drawing.grouped_bars(place, [str(n) for n in groups], series, label="latency (ms)")
-        for at, (_, some) in enumerate(cells(mine, "tokens").items()):
-            label = "lower bound" if at == 0 else ""
-            place.hlines(some[0]["bound_ms"], at - 0.46, at + 0.46, color="black", lw=0.9, label=label)
-        place.set_title(drawing.title_of(model, "captured" if mine[0]["captured"] else None), fontsize=8)
-        place.set_xlabel("tokens per iteration", fontsize=7)
-    drawing.hide_rest(axes, len(models))
-    drawing.legend(figure, axes[0], cols=6)
-    drawing.caption(figure, "Latency of one MoE layer on the 2x2 test chip: mean over the layers, 95 % intervals")
-    return figure
+    text = "Latency of one MoE layer on the 2x2 test chip: mean over the layers, 95 % intervals"
+    return drawing.by_model(rows, _bars, xlabel="tokens per iteration", text=text, legend_cols=6)
+
+
+def _bars(place: Axes, rows: Sequence[Row]) -> None:
+    groups = cells(rows, "tokens")
+    series = drawing.bars_of(rows, "strategy", "latency_ms")
+    drawing.grouped_bars(place, [str(tokens) for (tokens,) in groups], series, label="latency (ms)")
+    drawing.lines_across(place, [some[0]["bound_ms"] for some in groups.values()], "lower bound")
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
