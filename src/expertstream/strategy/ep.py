@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.work import Work
-from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
 from expertstream.strategy import placement
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.dispatch import Lists, Units, emit
+from expertstream.strategy.micro_slices import SHARED_WINDOW, TRANSIT, most_columns, passes_on
 from expertstream.strategy.placement import Placement
 from expertstream.strategy.plan import (
     PLACEMENTS,
@@ -27,14 +27,11 @@ from expertstream.strategy.plan import (
 from expertstream.strategy.tokens import add_residents, token_batches
 from expertstream.trace import RoutingTrace
 from expertstream.trace.prediction import popularity_of
-from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 WINDOW = 2  # whole experts per home die: one runs, the next is prefetched
-SHARED_WINDOW = 2  # turns of shared experts per die: one runs, the next is dispatched
 SMALLEST_AREA_TOKENS = 8
-TRANSIT = 2  # pieces for other dies that a die has room to pass on
 
 
 def plan_ep(workload: LayerWorkload, options: Options) -> Plan:
@@ -176,7 +173,7 @@ def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: st
         prefetch = "one whole expert per die beside the one that runs (double buffer)"
         shared = np.sort(size[units.rank > 0])[::-1][:SHARED_WINDOW]
         shared_bytes = int(shared.sum()) if workload.columns.size > n_experts + 1 else int(shared.max(initial=0))
-        transit = 2 * TRANSIT if _passes_on(workload) else 0
+        transit = 2 * TRANSIT if passes_on(workload) else 0
         transit += copies if copies > 1 else 0
         buffers[:, 0] = WINDOW * int(size[units.rank == 0].max(initial=0)) + shared_bytes + transit * piece
     phases = _queues(workload, options, batches, lists, units, turn_group)
@@ -200,13 +197,6 @@ def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: st
         route_known=True,
         notes=tuple(notes),
     )
-
-
-def _passes_on(workload: LayerWorkload) -> bool:
-    """Whether some die has no channel of its own, so that its weights come through another die."""
-    topology = workload.topology
-    dies = range(workload.package.n_dies)
-    return any(topology.entry_die(int(topology.nearest_channel[d]), d) != d for d in dies)
 
 
 def _lists(workload: LayerWorkload, batches: Batches, holds: Placement, area_tokens: int) -> Lists:
@@ -260,7 +250,7 @@ def _units(workload: LayerWorkload, options: Options, batches: Batches, lists: L
     most = np.full(first.size, np.iinfo(np.int64).max)
     if streamed:
         held = np.maximum(shared, lists.turns > 1)
-        most[:] = _most_columns(workload, bool(shared.any()))
+        most[:] = most_columns("ep-streamed", workload, bool(shared.any()))
         ranges = np.where(held > 0, -(-(last - first) // most), 1)
     place = np.empty(n_dies, dtype=np.int64)
     place[workload.topology.ring(range(n_dies))] = np.arange(n_dies)
@@ -279,19 +269,6 @@ def _units(workload: LayerWorkload, options: Options, batches: Batches, lists: L
     _, number = np.unique(bundle[of] * (int(ranges.max(initial=1)) + 1) + nth, return_inverse=True)
     assert not streamed or bool((homes == 1).all())
     return Units(of, low, high, number, held[of], pieces, shared[of], number)
-
-
-def _most_columns(workload: LayerWorkload, has_shared: bool) -> int:
-    """Columns of a held range and of a micro-slice: two of routed and two of shared experts fit, and what passes."""
-    transit = TRANSIT if _passes_on(workload) else 0
-    buffer, column = workload.package.die.weight_buffer_bytes, workload.column_bytes
-    smallest = (1 + SHARED_WINDOW * has_shared + transit) * column
-    if buffer < smallest:
-        raise BufferTooSmallError(
-            f"the weight buffer of a die is {format_bytes(buffer)}, but ep-streamed needs at least "
-            f"{format_bytes(smallest)} ({smallest} bytes) even with micro-slices of one column; enlarge the buffer"
-        )
-    return max(1, buffer // ((2 + SHARED_WINDOW * has_shared + transit) * column))
 
 
 def _queues(

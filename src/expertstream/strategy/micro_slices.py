@@ -1,4 +1,4 @@
-"""How many micro-slices an expert is cut into (paper, section IV)."""
+"""How many micro-slices an expert is cut into (paper, section IV), and how large they may be where a die holds them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from expertstream.package.timing import compute_ps
 from expertstream.units import format_bytes, format_time
 from expertstream.workload import LayerWorkload
 
+SHARED_WINDOW = 2  # turns of shared experts per die: one runs, the next is on its way
+TRANSIT = 2  # pieces for other dies that a die has room to pass on
 OVERHEAD_SHARE = 10  # a micro-slice's time over a link should be at least this many control overheads
 
 
@@ -65,3 +67,30 @@ def _times(workload: LayerWorkload, parts: int) -> str:
         f"one takes {format_time(_link_ps(workload, parts))} over a link and {format_time(full)} to compute with "
         f"{tokens} tokens, {format_time(overhead)} of it control"
     )
+
+
+def passes_on(workload: LayerWorkload) -> bool:
+    """Whether some die has no channel of its own, so that its weights come through another die."""
+    topology = workload.topology
+    dies = range(workload.package.n_dies)
+    return any(topology.entry_die(int(topology.nearest_channel[d]), d) != d for d in dies)
+
+
+def most_columns(strategy: str, workload: LayerWorkload, has_shared: bool) -> int:
+    """Columns of what a die holds and of a micro-slice: two of routed and two of shared experts fit, and what passes.
+
+    Args:
+        strategy: its name, for the message.
+
+    Raises:
+        BufferTooSmallError: not even one of each fits with micro-slices of one column.
+    """
+    transit = TRANSIT if passes_on(workload) else 0
+    buffer, column = workload.package.die.weight_buffer_bytes, workload.column_bytes
+    smallest = (1 + SHARED_WINDOW * has_shared + transit) * column
+    if buffer < smallest:
+        raise BufferTooSmallError(
+            f"the weight buffer of a die is {format_bytes(buffer)}, but {strategy} needs at least "
+            f"{format_bytes(smallest)} ({smallest} bytes) even with micro-slices of one column; enlarge the buffer"
+        )
+    return max(1, buffer // ((2 + SHARED_WINDOW * has_shared + transit) * column))

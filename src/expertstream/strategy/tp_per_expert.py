@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 
 from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
-from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
 from expertstream.strategy.buffers import package_buffers
+from expertstream.strategy.micro_slices import SHARED_WINDOW, most_columns
 from expertstream.strategy.plan import InOrder, Options, Plan, cut_many, in_order, ranks_within
 from expertstream.strategy.tokens import TokenTurns, add_residents, token_batches
-from expertstream.units import format_bytes
 from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
 SMALLEST_AREA_TOKENS = 8
 AREAS = 2  # turns of routed experts in flight: one computes, the next gathers
-SHARED_WINDOW = 2
-TRANSIT = 2
 
 
 def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
@@ -48,7 +45,7 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
     # Units: an expert, or a block of its columns that stays until all turns are computed.
     part, expert = np.divmod(lists, total)
     shared = expert >= workload.model.n_experts
-    most = _most_columns(workload, has_shared)
+    most = most_columns("tp-per-expert", workload, has_shared)
     held = (n_turns > 1) | shared
     share = -(-workload.columns[expert] // n_dies)
     blocks = np.where(held, -(-share // most), 1)
@@ -246,25 +243,6 @@ def _slices(expert: Ints, low: Ints, high: Ints, pieces: Ints) -> tuple[Ints, In
     # By unit, then piece by piece over the dies: a channel that serves several dies serves them in turn.
     order = np.lexsort((row % n_dies, ranks_within(row), row // n_dies))
     return table, (whole.shape[0] + np.arange(row.size))[order], row[order] // n_dies, row[order] % n_dies
-
-
-def _most_columns(workload: LayerWorkload, has_shared: bool) -> int:
-    """Columns of a block or a micro-slice: two of routed and two of shared experts fit, and what passes through."""
-    transit = TRANSIT if _passes_on(workload) else 0
-    buffer, column = workload.package.die.weight_buffer_bytes, workload.column_bytes
-    smallest = (1 + SHARED_WINDOW * has_shared + transit) * column
-    if buffer < smallest:
-        raise BufferTooSmallError(
-            f"the weight buffer of a die is {format_bytes(buffer)}, but tp-per-expert needs at least "
-            f"{format_bytes(smallest)} ({smallest} bytes) even with micro-slices of one column; enlarge the buffer"
-        )
-    return max(1, buffer // ((2 + SHARED_WINDOW * has_shared + transit) * column))
-
-
-def _passes_on(workload: LayerWorkload) -> bool:
-    topology = workload.topology
-    dies = range(workload.package.n_dies)
-    return any(topology.entry_die(int(topology.nearest_channel[d]), d) != d for d in dies)
 
 
 def _crossed(workload: LayerWorkload, entry: Ints) -> bool:
