@@ -30,7 +30,7 @@ class View:
 
     def __init__(self, state: State, n_dies: int) -> None:
         self._vector = state.vector
-        self._channel_head = state.tables["channel_head"]
+        self._heads = state.tables["channel_head"][:, 0]
         self._channel_busy = state.tables["channel_busy"]
         self.free_bytes: Ints = state.tables["pool_free"][: 2 * n_dies].reshape(n_dies, 2)
         self.group_state: Ints = state.tables["group_state"]
@@ -43,7 +43,7 @@ class View:
     @property
     def dry_channel(self) -> bool:
         """Whether some DDR channel has no load queued."""
-        return bool((self._channel_head[:, 0] < 0).any())
+        return bool(min(self._heads.tolist()) < 0)
 
     def with_states(self, group_state: Ints) -> View:
         """The same view with other states of the groups, int64 [groups]."""
@@ -53,7 +53,7 @@ class View:
 
     def is_idle(self, channel: int) -> bool:
         """Whether a DDR channel loads nothing and has nothing to load."""
-        return bool(self._channel_head[channel, 0] < 0 and not self._channel_busy[channel])
+        return bool(self._heads[channel] < 0 and not self._channel_busy[channel])
 
     @property
     def roomy_dies(self) -> int:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.engine.layout import COMPLETE
+from expertstream.engine.layout import ADMITTED, COMPLETE
 from expertstream.engine.run import Admission, Dispatcher, View
 from expertstream.engine.work import Work
 from expertstream.schedule import CYCLE_PS, LayerScheduler, OrderName, id_order
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.micro_slices import micro_slices, slot_bytes
-from expertstream.strategy.plan import InOrder, Options, Plan, any_pending
+from expertstream.strategy.plan import InOrder, Options, Plan
 from expertstream.strategy.shares import Shares, add_movement
 from expertstream.strategy.tokens import add_residents, token_batches
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
@@ -71,21 +71,23 @@ class TrajectoryDispatcher:
         """At most one expert at a time: each start is a decision of its own."""
         if self._prologue:
             return [self._admission(self._prologue.pop(), 0)]
-        before = self._scheduler.cycles
-        completed = [e for e in self._running if view.group_state[self._groups[e]] == COMPLETE]
-        for expert in completed:
-            self._running.remove(expert)
-            self._scheduler.complete(expert)
-        self._ahead = [group for group in self._ahead if view.group_state[group] != COMPLETE]
+        # Asked at every decision point of a layer, hundreds of times: ``item`` gives plain numbers, which compare fast.
+        state, before = view.group_state.item, self._scheduler.cycles
+        states = [state(self._groups[e]) for e in self._running]
+        if COMPLETE in states:
+            for expert in [e for e, now in zip(self._running, states, strict=True) if now == COMPLETE]:
+                self._running.remove(expert)
+                self._scheduler.complete(expert)
+        if self._ahead:
+            self._ahead = [group for group in self._ahead if state(group) != COMPLETE]
         while not self._scheduler.left and not self._running:
             if not self._passes or (self._ahead and self._groups):  # these are of the first pass
                 return []
             counts, trajectories, self._groups = self._passes.pop(0)
             self._scheduler.begin(counts, trajectories)
-        pending = any_pending(view, [self._groups[e] for e in self._running])
         full = self._depth is not None and len(self._running) + len(self._ahead) >= self._depth
-        if not self._scheduler.left or not view.dry_channel or pending or full:
-            return []
+        if full or ADMITTED in states or not self._scheduler.left or not view.dry_channel:
+            return []  # ADMITTED: the decision before has not taken effect yet
         # The entry die is not used: an expert's micro-slices are striped over all channels.
         expert, _, _ = self._scheduler.decide(view.roomy_dies)
         self._running.append(expert)
