@@ -32,6 +32,7 @@ from expertstream.workload import LayerWorkload, Spread
 
 Mix = Literal["round-robin", "single-request"]
 Row = dict[str, Any]
+Splits = dict[int, tuple[RoutingTrace, RoutingTrace]]  # by the least tokens that are evaluated
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,7 +356,8 @@ def compare(
         raise ConfigError("nothing to compare: give at least one strategy and one number of tokens")
     trace.check_fits(model)
     chosen = _three_layers(trace.layer_index.tolist()) if layers is None else list(layers)
-    parts = {n: in_parts(trace, n, options, mix=mix) for n in tokens}
+    splits: Splits = {}
+    parts = {n: in_parts(trace, n, options, mix=mix, splits=splits) for n in tokens}
     left_out = [
         (n, strategy.name)
         for n in tokens
@@ -363,14 +365,15 @@ def compare(
         if strategies == "all" and strategy.fitted and parts[n][1].training is None
     ]
     jobs = [(n, layer, s) for n in tokens for layer in chosen for s in plans if (n, s.name) not in left_out]
+    # Layer by layer: of a trace in a file each is read once.
+    routings = {(n, layer): parts[n][0].iteration(n, layer, mix=mix) for layer in chosen for n in tokens}
     rows: list[Row] = []
     pairs: dict[tuple[int, int], int] = {}
     worst = 0.0
     for done, (n, layer, strategy) in enumerate(jobs):
         if progress:
             progress(done, len(jobs), f"{strategy.name}, {n} tokens, layer {layer}")
-        evaluation, with_training = parts[n]
-        routing = evaluation.iteration(tokens=n, layer=layer, mix=mix)
+        routing, with_training = routings[n, layer], parts[n][1]
         result = simulate(
             model, package, routing, strategy, spread=spread, options=with_training, technology=technology
         )
@@ -386,8 +389,7 @@ def compare(
     strategy_of = dict(zip(names, plans, strict=True))
 
     def rerun(row: Row) -> Result:
-        evaluation, with_training = parts[row["tokens"]]
-        routing = evaluation.iteration(tokens=row["tokens"], layer=row["layer"], mix=mix)
+        routing, with_training = routings[row["tokens"], row["layer"]], parts[row["tokens"]][1]
         strategy = strategy_of[row["strategy"]]
         return simulate(model, package, routing, strategy, spread=spread, options=with_training, technology=technology)
 
@@ -403,17 +405,27 @@ def compare(
 
 
 def in_parts(
-    trace: RoutingTrace, tokens: int, options: Options | None = None, *, mix: Mix = "round-robin"
+    trace: RoutingTrace,
+    tokens: int,
+    options: Options | None = None,
+    *,
+    mix: Mix = "round-robin",
+    splits: Splits | None = None,
 ) -> tuple[RoutingTrace, Options]:
     """The part of a trace that iterations of so many tokens are taken from, and the options with the other part.
 
     The whole trace and the options as they are where the options bring a training part of their own, or where no token
-    (or, for single-request iterations, no request that is long enough) would be left.
+    (or, for single-request iterations, no request that is long enough) would be left. ``splits`` keeps the parts of
+    this trace for other numbers of tokens that give the same ones.
     """
     options = Options() if options is None else options
     if options.training is not None or trace.n_tokens <= tokens:
         return trace, options
-    training, evaluation = trace.split(least=tokens)
+    splits = {} if splits is None else splits
+    least = max(tokens, trace.n_tokens - trace.n_tokens // 2)  # fewer than half leave the split as it is
+    if least not in splits:
+        splits[least] = trace.split(least=least)
+    training, evaluation = splits[least]
     if mix == "single-request" and np.bincount(evaluation.request[evaluation.request >= 0]).max(initial=0) < tokens:
         return trace, options
     return evaluation, replace(options, training=training)

@@ -16,8 +16,12 @@ import pytest
 
 from expertstream.cli.main import run
 from expertstream.errors import TraceError
+from expertstream.model import MoEModel
+from expertstream.package import Package
 from expertstream.report import trace_page
 from expertstream.report.files import to_json
+from expertstream.simulate import compare
+from expertstream.strategy import Options
 from expertstream.trace import RoutingTrace, parquet, skew, statistics, synthesize
 from expertstream.trace.statistics import counts_of, looked_at, sample
 
@@ -72,7 +76,7 @@ def test_an_iteration_reads_its_layer_and_the_one_before(path: Path, reads: Coun
     reads.clear()
     trace.iteration(16, 10)
     trace.split()[1].iteration(64, 10)
-    assert reads == {9: 5, 10: 5}  # 300 tokens are five blocks
+    assert reads == {9: 5, 10: 5}
 
 
 @pytest.mark.parametrize("limit", [65536, 100])
@@ -105,7 +109,7 @@ def test_inspect_reads_each_layer_once(
 ) -> None:
     monkeypatch.setattr(measured, "SAMPLE", 100)
     assert run(["trace", "inspect", str(path), "--json", "--html", str(path.with_suffix(".html"))]) == 0
-    assert reads == {2: 10, 3: 5, 9: 5, 10: 5}  # the first once more, to open the file
+    assert reads == dict.fromkeys(LAYERS, 5)  # 300 tokens are five blocks
     document = json.loads(capsys.readouterr().out)
     assert document["sampled"] == {"iterations": 64, "pairs_of_tokens": 4000, "tokens_of_joint_choices": 100}
     trace = RoutingTrace.load(path)
@@ -146,3 +150,55 @@ def test_a_layer_is_checked_when_it_is_read(path: Path) -> None:
         trace.iteration(4, 9)
     with pytest.raises(TraceError, match="layer 4 is not in the trace; it has 2 to 3, 9 to 10"):
         trace.iteration(4, 4)
+
+
+CONFIG = {"model_type": "mixtral", "hidden_size": 128, "intermediate_size": 96, "num_local_experts": 8}
+CONFIG |= {"num_experts_per_tok": 2, "num_hidden_layers": 12, "num_attention_heads": 4, "num_key_value_heads": 2}
+CONFIG |= {"head_dim": 32, "vocab_size": 1000}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return str(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("strategies", "predict", "read"),
+    [
+        ("fse-dp-paired,tp", [], {9: 5, 10: 5}),
+        ("ep,fse-dp-paired", ["--predict", "trace"], {9: 5, 10: 5}),
+        ("hydra", [], {9: 5, 10: 5}),  # of consecutive layers, 9 and 10
+    ],
+)
+def test_compare_and_simulate_read_the_layers_that_they_need(
+    path: Path, model: str, reads: Counter[int], strategies: str, predict: list[str], read: dict[int, int]
+) -> None:
+    """The first layer is read when the file is opened, the others once in all, however many iterations follow."""
+    common = [model, "--trace", str(path), *predict]
+    assert run(["compare", *common, "--layers", "10", "-n", "4,16,64", "-s", strategies, "-o", f"{path}.json"]) == 0
+    assert reads == {2: 5, **read}
+    reads.clear()
+    assert run(["simulate", *common, "--layer", "10", "-n", "16", "-s", strategies.split(",")[0]]) == 0
+    assert reads == {2: 5, **read}
+    told = json.loads(Path(f"{path}.json").read_text())["rows"]
+    loaded = RoutingTrace.load(path)
+    options = Options(prediction=predict[1]) if predict else None
+    found = compare(
+        MoEModel.from_hf_config(model),
+        Package.preset("test-chip-2x2"),
+        loaded,
+        tokens=[4, 16, 64],
+        layers=[10],
+        strategies=strategies.split(","),
+        baseline=strategies.split(",")[0],
+        options=options,
+    )
+    assert [row["latency_ps"] for row in told] == [row["latency_ps"] for row in found.rows]
+    assert [row["d2d_bytes"] for row in told] == [row["d2d_bytes"] for row in found.rows]
+
+
+def test_a_layer_that_is_not_there(path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["compare", model, "--layers", "2,4"], ["simulate", model, "--layer", "4"]):
+        assert run([*command, "--trace", str(path), "-n", "8"]) == 2
+        assert "layer 4 is not in the trace; it has 2 to 3, 9 to 10" in capsys.readouterr().err

@@ -73,7 +73,8 @@ def compare_command(
         remark(f"the trace has {routing.n_tokens} tokens: comparing at {', '.join(map(str, sizes))}")
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
-        routing.iteration(max(sizes), layer, mix=run.as_mix)
+        routing.place_of(layer)
+        routing.tokens_of(max(sizes), mix=run.as_mix)
     options = run.of_strategy()
     announce_compilation()
     with progress("comparing") as report:

@@ -177,11 +177,13 @@ def print_yaml(room: str, text: str | None, load: Callable[[str], object]) -> No
 def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence[int] | None = None) -> RoutingTrace:
     """The trace of a file, or synthetic routing of the model that has ``tokens`` tokens and ``layers``.
 
+    Layers of a Parquet file are read when they are needed.
+
     Raises:
         TraceError: the file is missing or damaged, does not fit the model, or too many tokens are asked for.
     """
     if path is not None:
-        trace = RoutingTrace.load(path)
+        trace = RoutingTrace.open(path)
         trace.check_fits(model)
         return trace
     trace = packaged_trace(model)

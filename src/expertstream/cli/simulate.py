@@ -61,7 +61,8 @@ def simulate_command(
     constants = inputs.load_technology(technology)
     captured = inputs.load_trace(trace, moe, tokens, None if layer is None else [layer])
     at = int(captured.layer_index[captured.layer_index.size // 2]) if layer is None else layer
-    captured.iteration(tokens, at, mix=run.as_mix)  # names what is wrong with the whole trace
+    captured.place_of(at)  # names what is wrong with the whole trace
+    captured.tokens_of(tokens, mix=run.as_mix)
     options = run.of_strategy()
     evaluation, options = in_parts(captured, tokens, options, mix=run.as_mix)
     routing = evaluation.iteration(tokens, at, mix=run.as_mix)

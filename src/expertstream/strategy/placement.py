@@ -135,9 +135,12 @@ def homes_by_votes(votes: Ints, capacity: Ints) -> Ints:
 
 
 def _together(training: RoutingTrace, layer: int) -> Ints:
-    at = int(np.flatnonzero(training.layer_index == layer)[0])
-    before = int(np.flatnonzero(training.layer_index == layer - 1)[0])
-    return chosen_together(training.experts[:, before], training.experts[:, at], training.n_experts)
+    known, key = training.worked_out, ("together", layer)
+    if key not in known:
+        here = training.experts[:, training.place_of(layer)]
+        before = training.experts[:, training.place_of(layer - 1)]
+        known[key] = chosen_together(before, here, training.n_experts)
+    return np.asarray(known[key])
 
 
 def _of(home: Ints, n_dies: int) -> Placement:

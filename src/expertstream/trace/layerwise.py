@@ -19,38 +19,56 @@ KEPT = 2  # layers in memory: prediction and placements look at one and the one 
 class Layers:
     """Layers of a file; keeps the last KEPT that were read and, of all that were read, the noted tokens.
 
+    Gate weights, which are larger, are kept of one layer at most: ask for a layer's weights before its experts, which
+    are read with them.
+
     Args:
-        load: reads one layer, by the model's number, as a trace.
+        load: reads one layer, by the model's number, as a trace, with weights (if the file has any) or without.
     """
 
-    def __init__(self, load: Callable[[int], RoutingTrace]) -> None:
-        self._load, self._kept = load, OrderedDict[int, dict[str, Any]]()
+    def __init__(self, load: Callable[[int, bool], RoutingTrace]) -> None:
+        self._load, self._kept = load, OrderedDict[int, NDArray[np.int16]]()
+        self._weights: dict[int, NDArray[np.float32]] = {}
         self.noted: Ints = np.arange(0)
         self._noted_rows: dict[int, NDArray[np.int16]] = {}
 
     def note(self, tokens: Iterable[Ints]) -> None:
         """Keep the experts of these tokens (and of no others) of every layer that is read from now on."""
         self.noted = np.unique(np.concatenate([np.arange(0), *tokens]))
-        self._noted_rows = {number: arrays["experts"][self.noted] for number, arrays in self._kept.items()}
+        self._noted_rows = {number: experts[self.noted] for number, experts in self._kept.items()}
 
-    def layer(self, number: int) -> dict[str, Any]:
-        """Its experts and weights (None where not captured), [tokens, k]. Raises TraceError if the file is damaged."""
-        if number in self._kept:
-            self._kept.move_to_end(number)
-            return self._kept[number]
+    def experts(self, number: int) -> NDArray[np.int16]:
+        """Experts of a layer, int16 [tokens, k]. Raises TraceError if the file is damaged."""
+        if number not in self._kept:
+            self._read(number, weights=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def weights(self, number: int) -> NDArray[np.float32]:
+        """Gate weights of a layer, float32 [tokens, k]. Raises TraceError if the file is damaged."""
+        if number not in self._weights:
+            self._kept.pop(number, None)
+            self._weights.clear()
+            self._read(number, weights=True)
+        return self._weights[number]
+
+    def _read(self, number: int, *, weights: bool) -> None:
         while len(self._kept) >= KEPT:
-            self._kept.popitem(last=False)
-        trace = self._load(number)
-        weights = None if trace.weights is None else trace.weights[:, 0]
-        self._kept[number] = {"experts": trace.experts[:, 0], "weights": weights}
+            self._weights.pop(self._kept.popitem(last=False)[0], None)
+        self.keep(number, self._load(number, weights))
+
+    def keep(self, number: int, trace: RoutingTrace) -> None:
+        """Take a trace of one layer that was read."""
+        self._kept[number] = trace.experts[:, 0]
+        if trace.weights is not None:
+            self._weights = {number: trace.weights[:, 0]}
         if number not in self._noted_rows:
             self._noted_rows[number] = trace.experts[self.noted, 0]
-        return self._kept[number]
 
     def experts_of_noted(self, number: int) -> NDArray[np.int16]:
         """Experts of the noted tokens, int16 [noted, k]."""
         if number not in self._noted_rows:
-            self.layer(number)
+            self.experts(number)
         return self._noted_rows[number]
 
 
@@ -77,7 +95,7 @@ class LayerByLayer:
     def __getitem__(self, key: Any) -> Any:
         tokens, layers = key if isinstance(key, tuple) else (key, slice(None))
         if isinstance(layers, (int, np.integer)):
-            whole = self._source.layer(self._numbers[layers])[self._name]
+            whole = self._whole(self._numbers[layers])
             return whole[tokens] if self._rows is None else whole[self._rows[tokens]]
         if isinstance(tokens, np.ndarray) and tokens.dtype.kind in "iu":
             return np.stack([self._some(tokens, number) for number in np.array(self._numbers)[layers].tolist()], axis=1)
@@ -93,7 +111,10 @@ class LayerByLayer:
             at = np.searchsorted(self._source.noted, where).clip(max=self._source.noted.size - 1)
             if np.array_equal(self._source.noted[at], where):
                 return self._source.experts_of_noted(number)[at]
-        return self._source.layer(number)[self._name][where]
+        return self._whole(number)[where]
+
+    def _whole(self, number: int) -> Any:
+        return self._source.experts(number) if self._name == "experts" else self._source.weights(number)
 
     def _in_file(self, tokens: Any) -> Ints:
         if self._rows is None and isinstance(tokens, np.ndarray) and tokens.dtype.kind in "iu":

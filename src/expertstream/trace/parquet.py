@@ -189,6 +189,13 @@ def layers_of(path: Path) -> list[int]:
         return _known(path, file)[1]
 
 
+def read_choices(path: Path, layer: int, weights: bool) -> dict[str, Any]:
+    """Experts and, if wanted and there, weights of one layer, [tokens, 1, k]. Raises TraceError as ``read`` does."""
+    with _opened(path) as file:
+        groups, _, n = _known(path, file)
+        return _choices(path, file, groups, [layer], np.ones(n, dtype=bool), weights)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
@@ -201,19 +208,21 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _known(path: Path, file: Any) -> tuple[list[_Group], list[int]]:
+def _known(path: Path, file: Any) -> tuple[list[_Group], list[int], int]:
+    """Row groups, layers and number of tokens."""
     names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
     _check_metadata(path, names, metadata, file.metadata.num_rows)
     groups = _groups(path, file, metadata)
-    return groups, sorted(set().union(*(group.layers for group in groups)))
-
-
-def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Collection[int] | None) -> dict[str, Any]:
-    names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
-    groups, known = _known(path, file)
+    known = sorted(set().union(*(group.layers for group in groups)))
     n, rest = divmod(file.metadata.num_rows, len(known))
     if rest or any(not 0 <= group.first <= group.last < n for group in groups):
         raise _not_whole(path)
+    return groups, known, n
+
+
+def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Collection[int] | None) -> dict[str, Any]:
+    groups, known, n = _known(path, file)
+    metadata = file.schema_arrow.metadata
     wanted = known if layers is None else sorted(set(layers))
     if missing := sorted(set(wanted) - set(known)):
         raise TraceError(f"'{path}': layer {missing[0]} is not in the trace; it has {', '.join(map(str, known))}")
@@ -232,14 +241,8 @@ def _read(path: Path, file: Any, layers: Collection[int] | None, requests: Colle
     keep = np.ones(n, dtype=bool) if requests is None else np.isin(per_token["request"], list(requests))
     if not keep.any():
         raise TraceError(f"'{path}': none of the requests that were asked for is in the trace")
-    groups = [group for group in groups if group.layers & set(wanted) and keep[group.first : group.last + 1].any()]
-    lists = {}
-    for name in ("experts", "weights"):
-        if name in names:
-            lists[name] = _lists(path, file, groups, name, wanted, keep)
     return {
-        "experts": lists["experts"],
-        "weights": lists.get("weights"),
+        **_choices(path, file, groups, wanted, keep),
         **{name: array if requests is None else array[keep] for name, array in per_token.items()},
         "layer_index": np.array(wanted, dtype=np.int32),
         "n_experts": int(metadata[b"n_experts"]),
@@ -302,6 +305,14 @@ def _columns(path: Path, file: Any, group: _Group, names: tuple[str, ...]) -> di
     if not group.first <= int(token.min()) <= int(token.max()) <= group.last:
         raise _not_whole(path)
     return columns
+
+
+def _choices(
+    path: Path, file: Any, groups: list[_Group], wanted: list[int], keep: Any, weights: bool = True
+) -> dict[str, Any]:
+    groups = [group for group in groups if group.layers & set(wanted) and keep[group.first : group.last + 1].any()]
+    names = ["experts"] + ["weights"] * (weights and "weights" in file.schema_arrow.names)
+    return {"weights": None} | {name: _lists(path, file, groups, name, wanted, keep) for name in names}
 
 
 def _lists(path: Path, file: Any, groups: list[_Group], name: str, wanted: list[int], keep: Any) -> Any:

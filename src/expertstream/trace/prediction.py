@@ -72,11 +72,18 @@ def tokens_of_experts(experts: NDArray[Any], n_experts: int) -> Ints:
 
 
 def popularity_of(training: RoutingTrace, layer: int) -> Ints:
-    """Tokens of each expert at a layer of the training part, int64 [experts]; zeros where it is not recorded."""
-    at = np.flatnonzero(training.layer_index == layer)
-    if at.size == 0:
-        return np.zeros(training.n_experts, dtype=np.int64)
-    return tokens_of_experts(training.experts[:, at[0]], training.n_experts)
+    """Tokens of each expert at a layer of the training part, int64 [experts]; zeros where it is not recorded.
+
+    Worked out once.
+    """
+    known, key = training.worked_out, ("popularity", layer)
+    if key not in known:
+        at = np.flatnonzero(training.layer_index == layer)
+        none = np.zeros(training.n_experts, dtype=np.int64)
+        known[key] = tokens_of_experts(training.experts[:, at[0]], training.n_experts) if at.size else none
+    found: Ints = known[key]
+    found.setflags(write=False)
+    return found
 
 
 def guess_from_trace(routing: Routing, training: RoutingTrace) -> NDArray[np.int16]:
@@ -88,8 +95,12 @@ def guess_from_trace(routing: Routing, training: RoutingTrace) -> NDArray[np.int
     at = np.flatnonzero(training.layer_index == routing.layer)
     before = np.flatnonzero(training.layer_index == routing.layer - 1)
     if at.size and before.size and routing.before is not None:
-        model = NextLayer.fitted(training.experts[:, before[0]], training.experts[:, at[0]], routing.n_experts)
-        return model.guess(routing.before, k).astype(np.int16)
+        known, key = training.worked_out, ("next layer", routing.layer)
+        if key not in known:
+            known[key] = NextLayer.fitted(
+                training.experts[:, int(before[0])], training.experts[:, int(at[0])], routing.n_experts
+            )
+        return np.asarray(known[key].guess(routing.before, k), dtype=np.int16)
     popular = np.argsort(-popularity_of(training, routing.layer), kind="stable")[:k]
     return np.tile(popular, (n, 1)).astype(np.int16)
 

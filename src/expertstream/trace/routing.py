@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -156,13 +156,15 @@ class RoutingTrace:
     def _check_weights(self) -> None:
         if self.weights is None or isinstance(self.weights, LayerByLayer):
             return
-        bad = np.argwhere(~(np.isfinite(self.weights) & (self.weights >= 0)))
-        if bad.size:
-            t, layer, _ = bad[0]
-            raise TraceError(
-                f"{self.source}: gate weight {float(self.weights[tuple(bad[0])])} of token {t}, layer "
-                f"{int(self.layer_index[layer])}; gate weights must be finite and not negative"
-            )
+        for first in range(0, len(self.weights), CHECKED):
+            weights = self.weights[first : first + CHECKED]
+            bad = np.argwhere(~(np.isfinite(weights) & (weights >= 0)))
+            if bad.size:
+                t, layer, _ = bad[0]
+                raise TraceError(
+                    f"{self.source}: gate weight {float(weights[tuple(bad[0])])} of token {first + t}, layer "
+                    f"{int(self.layer_index[layer])}; gate weights must be finite and not negative"
+                )
 
     @property
     def n_tokens(self) -> int:
@@ -217,12 +219,19 @@ class RoutingTrace:
         if file.suffix != ".parquet" or not file.is_file():
             return cls.load(path)
         numbers = parquet.layers_of(file)
-        source = Layers(lambda number: cls.load(file, layers=[number]))
         first = cls.load(file, layers=numbers[:1])
-        lazy: dict[str, Any] = {"layer_index": np.array(numbers, dtype=np.int32)}
-        for name in ("experts",) if first.weights is None else ("experts", "weights"):
-            lazy[name] = LayerByLayer(source, name, numbers, None, (first.n_tokens, first.top_k))
-        return replace(first, **lazy)
+        shape, weights = (first.n_tokens, first.top_k), first.weights is not None
+        about = {field.name: getattr(first, field.name) for field in fields(cls)}
+
+        def layer(number: int, weights: bool) -> RoutingTrace:
+            return cls(**about | {"layer_index": np.array([number])} | parquet.read_choices(file, number, weights))
+
+        source = Layers(layer)
+        source.keep(numbers[0], first)
+        about["layer_index"] = np.array(numbers, dtype=np.int32)
+        about["experts"] = LayerByLayer(source, "experts", numbers, None, shape)
+        about["weights"] = LayerByLayer(source, "weights", numbers, None, shape) if weights else None
+        return cls(**about)
 
     def note(self, *tokens: NDArray[np.int64]) -> None:
         """Tell which tokens, arrays of numbers, are going to be asked for, so that one reading of a file does."""
@@ -286,11 +295,11 @@ class RoutingTrace:
         at = self.place_of(layer)
         pick = self.tokens_of(tokens, mix=mix, offset=offset, request=request)
         before = np.flatnonzero(self.layer_index == layer - 1)
-        experts = self.experts[pick, at]
-        uniform = np.full(experts.shape, 1 / self.top_k, dtype=np.float32)
+        uniform = np.full((tokens, self.top_k), 1 / self.top_k, dtype=np.float32)
+        weights = uniform if self.weights is None else self.weights[pick, at]  # before experts: see layerwise.Layers
         return Routing(
-            experts=experts,
-            weights=uniform if self.weights is None else self.weights[pick, at],
+            experts=self.experts[pick, at],
+            weights=weights,
             request=self.request[pick],
             layer=layer,
             n_experts=self.n_experts,
@@ -307,9 +316,14 @@ class RoutingTrace:
         return int(at[0])
 
     @cached_property
-    def request_order(self) -> NDArray[np.int64]:
-        """Order of the tokens by request, then position, then place in the file, int64 [tokens]."""
-        return by_request(self.request, self.position)
+    def request_order(self) -> NDArray[np.int32]:
+        """Order of the tokens by request, then position, then place in the file, int32 [tokens]."""
+        return by_request(self.request, self.position).astype(np.int32)
+
+    @cached_property
+    def worked_out(self) -> dict[Any, Any]:
+        """Small tables that were worked out of this trace, kept as long as the trace lives."""
+        return {}
 
     def split(self, *, share: float = 0.5, least: int = 1) -> tuple[RoutingTrace, RoutingTrace]:
         """A training and an evaluation part, by requests; see ``trace.split.split``. Raises TraceError."""
@@ -347,18 +361,19 @@ class RoutingTrace:
                 f"{self.source}: {tokens} tokens{after} were asked for, but {what} has {order.size}; "
                 "use fewer tokens per iteration or a longer trace"
             )
-        return order[offset : offset + tokens]
+        return order[offset : offset + tokens].astype(np.int64)
 
     @cached_property
-    def _staggered(self) -> NDArray[np.int64]:
+    def _staggered(self) -> NDArray[np.int32]:
         order = self.request_order
         _, first, length = np.unique(self.request[order], return_index=True, return_counts=True)
         stagger = np.arange(first.size) * GOLDEN_RATIO % 1  # spreads any number of requests evenly
-        place = np.arange(self.n_tokens) - np.repeat(first, length)
-        turn = (place - np.repeat((stagger * length).astype(np.int64), length)) % np.repeat(length, length)
+        begin = (first + (stagger * length).astype(np.int64)).astype(np.int32)
+        turn = np.arange(self.n_tokens, dtype=np.int32) - np.repeat(begin, length)
+        turn %= np.repeat(length.astype(np.int32), length)
         return order[np.lexsort((order, turn))]
 
-    def _of_one_request(self, needed: int, request: int | None) -> tuple[NDArray[np.int64], str]:
+    def _of_one_request(self, needed: int, request: int | None) -> tuple[NDArray[np.int32], str]:
         order = self.request_order
         known = order[self.request[order] >= 0]
         numbers, first, length = np.unique(self.request[known], return_index=True, return_counts=True)

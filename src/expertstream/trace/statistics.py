@@ -101,6 +101,8 @@ def counts_of(trace: RoutingTrace, report: Callable[[int, int, str], None] | Non
     for at, number in enumerate(trace.layer_index.tolist()):
         if report is not None:
             report(at, trace.layer_index.size, f"layer {number}")
+        if trace.weights is not None:
+            trace.weights[:, at]  # of a trace in a file: reads, and so checks them
         found.append(tokens_of_experts(trace.experts[:, at], trace.n_experts))
     return np.stack(found).astype(np.float64)
 
@@ -178,6 +180,7 @@ def iterations(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windows: int)
 
 def windows(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windows: int) -> list[Ints]:
     """Tokens of forward passes that follow one another, evenly spread, each int64 [tokens]; none if too short."""
+    order: NDArray[np.integer]
     if mix == "round-robin":
         order = trace.tokens_of(trace.n_tokens, mix=mix)
         starts = np.arange(0, trace.n_tokens - tokens + 1, tokens)
@@ -190,7 +193,7 @@ def windows(trace: RoutingTrace, tokens: int, mix: Mix, *, most_windows: int) ->
     if not starts.size:
         return []
     spread = np.unique(np.linspace(0, starts.size - 1, min(starts.size, most_windows)).astype(int))
-    return [order[start : start + tokens] for start in starts[spread].tolist()]
+    return [order[start : start + tokens].astype(np.int64) for start in starts[spread].tolist()]  # copies: few of many
 
 
 def _recalls(trace: RoutingTrace, layer: int) -> tuple[float, float]:
