@@ -1,4 +1,4 @@
-"""Writes a trace of 1e8 token-layer rows, reads slices of it, and prints time, file size and peak memory.
+"""Writes a trace of 1e8 token-layer rows, reads slices of it, has commands read it; prints time, size and peak memory.
 
 `python benchmarks/large_trace.py FOLDER [ROWS]`; the file is deleted at the end.
 """
@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,23 @@ import numpy as np
 from expertstream import RoutingTrace, TraceWriter
 
 LAYERS, EXPERTS, K, PER_REQUEST, STEP = 24, 128, 8, 512, 16384
+
+COMMANDS = {  # the model has as many experts as the trace
+    "trace inspect --html": ["trace", "inspect", "{file}", "--html", "{file}.html"],
+    "simulate, one layer": ["simulate", "qwen3-30b-a3b", "--trace", "{file}"],
+    "compare, three layers, all strategies": ["compare", "qwen3-30b-a3b", "--trace", "{file}"],
+}
+
+
+def run(what: str, arguments: list[str]) -> None:
+    """Run a command of the program and print what it took."""
+    with subprocess.Popen([sys.executable, "-m", "expertstream", *arguments], stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{what} failed")
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    print(f"{what}: {cpu:.1f} s of CPU time, peak memory {peak:.0f} MiB", flush=True)
 
 
 def report(what: str, start: float) -> None:
@@ -47,6 +67,10 @@ def main() -> None:
     start = time.process_time()
     trace = RoutingTrace.load(path, requests=[5, tokens // PER_REQUEST // 2])
     report(f"two requests, {trace.experts.shape[1]} layers", start)
+    del trace
+    for what, arguments in COMMANDS.items():
+        run(what, [argument.format(file=path) for argument in arguments])
+    path.with_name(f"{path.name}.html").unlink()
     path.unlink()
 
 
