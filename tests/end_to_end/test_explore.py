@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from expertstream.cli.explore import fitted
 from expertstream.cli.main import run
 from expertstream.explore import load_search, load_sweep, make_executor, search, sweep
 from tests.needs import needs_module
@@ -103,6 +105,29 @@ def test_the_program_sweeps_and_says_what_it_found(spec: Path, capsys: pytest.Ca
         "failed": 2,
         "feasible": 2,
     }
+
+
+def test_tables_of_many_fields_cut_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"options.rings": "[2, 4]", "options.order": "[id]", "options.redispatch": "[false]"}
+    die = {"weight_buffer": "8 MiB", "token_buffer": "4 MiB", "sram_bandwidth": "1638.4 GB/s", "clock": "800 MHz"}
+    fields |= {f"package.die.{name}": f"[{value}]" for name, value in die.items()}
+    fields |= {f"package.{name}": "[4 ns]" for name in ("d2d.latency", "channels.latency")}
+    fields |= {f"package.{name}": "[128 GB/s]" for name in ("d2d.bandwidth", "channels.bandwidth")}
+    spec = tmp_path / "wide.yaml"
+    spec.write_text("model: qwen3-30b-a3b\ntokens: 4\nfields:\n" + "".join(f"  {k}: {v}\n" for k, v in fields.items()))
+    assert run(["sweep", str(spec), "--output", str(tmp_path / "out"), "--executor", "serial"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "all of these have options.order id, options.redispatch False, package.die.weight_buffer 8 MiB, " in out
+    assert "│    rings │" in out.replace("┃", "│")
+
+
+def test_where_headings_do_not_fit_either_they_are_numbers_with_a_key() -> None:
+    cells = {f"package.die.field_{n}": [f"{n} MiB", f"{n + 1} MiB"] for n in range(14)}
+    found, beside = fitted("", cells, [["1 ms", "1 %", "1 mJ", "1 mm2", "1 W"]] * 2, 172)
+    assert [column.header for column in found.columns[:14]] == [f"({n})" for n in range(1, 15)]
+    assert beside == [", ".join(f"({n + 1}) package.die.field_{n}" for n in range(14))]
+    assert Console(width=1000).measure(found).maximum <= 172
 
 
 @pytest.mark.parametrize("command", ["sweep", "search"])

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from expertstream.analysis import Budget
 from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
@@ -203,16 +205,43 @@ def show(spec: Base, table_of_all: pa.Table, rows: list[dict[str, Any]], what: s
         rows, what = fastest(table_of_all, ROWS, feasible=False), "NONE IS FEASIBLE; the fastest"
     synthetic = "SYNTHETIC routing, " if count(table_of_all, "synthetic", True) else ""
     title = f"{spec.model} on {spec.package}, {synthetic}{n} points; {what}"
-    columns = [
-        *(path.replace(".", ".\n") for path in spec.fields),
-        "latency",
-        "MAC use",
-        "energy",
-        "die area",
-        "rated power",
-    ]
-    cells = [[*(text_of(path, row[path]) for path in spec.fields), *_results(row)] for row in rows]
-    stdout().print(table(title, columns, cells, left=0))
+    console = stdout()
+    cells = {path: [text_of(path, row[path]) for row in rows] for path in spec.fields}
+    found, beside = fitted(title, cells, [_results(row) for row in rows], console.width)
+    console.print(found, width=max(_width(found), console.width), no_wrap=True, crop=False, overflow="ignore")
+    for line in beside:
+        print(line)
+
+
+def fitted(title: str, cells: dict[str, list[str]], results: list[list[str]], width: int) -> tuple[Table, list[str]]:
+    """A table of fields and results that cuts nothing, and lines for what it is too narrow for.
+
+    Args:
+        cells: a text for each row, by the path of the field. results: of each row.
+    """
+    headings, beside = {path: path.replace(".", ".\n") for path in cells}, []
+    found = _table(title, headings, cells, results)
+    if _width(found) > width:
+        same = {path: texts[0] for path, texts in cells.items() if len(set(texts)) == 1}
+        headings = {path: heading for path, heading in headings.items() if path not in same}
+        found = _table(title, headings, cells, results)
+        beside += [f"all of these have {', '.join(f'{path} {text}' for path, text in same.items())}"] if same else []
+    if _width(found) > width:
+        headings = {path: f"({number})" for number, path in enumerate(headings, 1)}
+        found = _table(title, headings, cells, results)
+        beside.append(", ".join(f"{heading} {path}" for path, heading in headings.items()))
+    return found, beside
+
+
+def _table(title: str, headings: dict[str, str], cells: dict[str, list[str]], results: list[list[str]]) -> Table:
+    """A table of some of the fields and all results, a row each."""
+    rows = [[*(cells[path][number] for path in headings), *result] for number, result in enumerate(results)]
+    return table(title, [*headings.values(), "latency", "MAC use", "energy", "die area", "rated power"], rows, left=0)
+
+
+def _width(of: Table) -> int:
+    """Columns that a table takes without a cut."""
+    return Console(width=1000).measure(of).maximum
 
 
 def _results(row: dict[str, Any]) -> list[str]:
