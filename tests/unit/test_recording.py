@@ -100,9 +100,22 @@ def test_large_iterations_show_the_rest_as_blocks(tmp_path: Path, monkeypatch: p
     assert any(block["name"].endswith("(activities left out)") for block in blocks)
 
 
-def test_a_damaged_package_names_the_dies_that_work(tmp_path: Path) -> None:
+def test_dies_and_channels_of_a_damaged_package_keep_their_numbers(tmp_path: Path) -> None:
     _, trace = recorded(tmp_path / "it.json", package=tiny_package().replace(faults={"dead_dies": [1]}))
-    assert trace["otherData"]["dies"] == "those that work, renumbered: 0, 2, 3"
+    assert trace["otherData"]["dies"] == "those that work: 0, 2, 3"
+    tracks = spans(trace)
+    own = {name for name in tracks if name.startswith("die ") and "link" not in name}
+    assert own == {f"die {die}, {what}" for die in (0, 2, 3) for what in ("MAC array", f"DDR channel {die}")}
+    links = {name for name in tracks if "link" in name}
+    assert links == {"die 0, link to die 2", "die 2, link to die 0", "die 2, link to die 3", "die 3, link to die 2"}
+    sent = {event["name"][-1] for name in links for event in tracks[name] if " to die " in event["name"]}
+    assert sent == {"0", "2", "3"}
+    loads = {
+        event["name"][-1] for name in own if "DDR" in name for event in tracks[name] if " to die " in event["name"]
+    }
+    assert loads == {"0", "2", "3"}
+    counters = {event["name"] for event in trace["traceEvents"] if event["ph"] == "C" and "link" in event["name"]}
+    assert counters == {f"link to die {die}, % busy" for die in (0, 2, 3)}
 
 
 def test_iterations_that_are_not_run_cannot_be_recorded(tmp_path: Path) -> None:

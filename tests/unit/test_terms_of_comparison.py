@@ -54,6 +54,14 @@ def test_no_more_experts_are_in_flight_than_the_depth(strategy: str) -> None:
     assert latency[0] > latency[2]  # without prefetch every load is waited for
 
 
+@pytest.mark.parametrize("strategy", ["fse-dp-adaptive", "fse-dp-naive-tokens"])
+def test_strategies_that_start_parts_of_experts_say_that_depth_does_not_apply(strategy: str) -> None:
+    without, given = layer(strategy), layer(strategy, depth=1)
+    assert given.plan.prefetch == "as far as the weight buffer has room; depth does not apply"
+    assert without.plan.prefetch == "as far as the weight buffer has room"
+    assert given.latency_ps == without.latency_ps
+
+
 def test_ep_without_prefetch_is_slower() -> None:
     """Whole experts, one at a time on each home die: what a comparison with an EP that cannot prefetch would claim."""
     assert layer("ep", depth=1).latency_ps > 1.1 * layer("ep").latency_ps

@@ -21,10 +21,10 @@ from expertstream.analysis import busy_in_windows, links_of_sends, occupancy
 from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.network import Network
 from expertstream.engine.timeline import KINDS, Timeline
+from expertstream.package import Package, SurvivingPackage
 from expertstream.report.files import replacing
 
 if TYPE_CHECKING:
-    from expertstream.package import Package
     from expertstream.simulate import Result
     from expertstream.workload import LayerWorkload
 
@@ -89,10 +89,16 @@ def trace_file(path: str | os.PathLike[str], about: dict[str, Any]) -> Iterator[
 
 
 class Tracks:
-    """Process and thread of every resource; numbers from 1, because 0 is the idle process of an operating system."""
+    """Process and thread of every resource; numbers from 1, because 0 is the idle process of an operating system.
+
+    Of what faults leave of a package, dies and DDR channels have the names that they have in the whole package.
+    """
 
     def __init__(self, package: Package, network: Network) -> None:
         n_dies = network.n_dies
+        left = package if isinstance(package, SurvivingPackage) else None
+        self.dies: Sequence[int] = left.dies if left else range(n_dies)  # names of the dies
+        self._channels: Sequence[int] = left.channel_numbers if left else range(len(package.channels))
         attached = [channel.dies for channel in package.channels]
         io_die = n_dies + 1
         self.links = network.links.tolist()
@@ -102,7 +108,7 @@ class Tracks:
         ]
         first = n_dies + 1 + len(attached)
         self.link = [(source + 1, first + number) for number, (source, _) in enumerate(self.links)]
-        self._processes = {die + 1: f"die {die}" for die in range(n_dies)}
+        self._processes = {die + 1: f"die {name}" for die, name in enumerate(self.dies)}
         if any(pid == io_die for pid, _ in self.channel):
             self._processes[io_die] = "I/O die"
 
@@ -113,8 +119,8 @@ class Tracks:
             yield f'{{"ph":"M","pid":{pid},"name":"process_sort_index","args":{{"sort_index":{pid}}}}}'
         threads = [
             *((place, "MAC array") for place in self.mac),
-            *((place, f"DDR channel {number}") for number, place in enumerate(self.channel)),
-            *((place, f"link to die {self.links[number][1]}") for number, place in enumerate(self.link)),
+            *((place, f"DDR channel {name}") for name, place in zip(self._channels, self.channel, strict=True)),
+            *((place, f"link to die {self.dies[to]}") for (_, to), place in zip(self.links, self.link, strict=True)),
         ]
         for (pid, tid), name in threads:
             yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_name","args":{{"name":"{name}"}}}}'
@@ -163,10 +169,10 @@ def activities(
             args = f'"bytes":{n_bytes},"wait_for_space_us":{us(space)},"wait_us":{waited},"group":{group}'
             if kind == LOAD:
                 places = [tracks.channel[resource]]
-                name = f"{what} to die {die}"
+                name = f"{what} to die {tracks.dies[die]}"
             else:
                 places = [tracks.link[link] for link in links[first_hop:end_hop].tolist()]
-                name = f"{what} from die {source} to die {die}"
+                name = f"{what} from die {tracks.dies[source]} to die {tracks.dies[die]}"
         for pid, tid in places:
             yield (
                 f'{{"ph":"X","pid":{pid},"tid":{tid},"ts":{ts},"dur":{duration},'
@@ -226,7 +232,7 @@ def link_counters(
     for (pid, _), (_, to), shares in zip(tracks.link, tracks.links, tenths.tolist(), strict=True):
         for ts, share in zip(times, [*shares, 0], strict=True):
             yield (
-                f'{{"ph":"C","pid":{pid},"ts":{ts},"name":"link to die {to}, % busy",'
+                f'{{"ph":"C","pid":{pid},"ts":{ts},"name":"link to die {tracks.dies[to]}, % busy",'
                 f'"args":{{"busy":{share // 10}.{share % 10}}}}}'
             )
 

@@ -34,7 +34,7 @@ def record_step(server: Server, blocks: Blocks, path: Path, about: dict[str, Any
     package = blocks.package(0)
     own = own_channels(package)
     if isinstance(package, SurvivingPackage):
-        about = about | {"dies": f"those that work, renumbered: {', '.join(map(str, package.dies))}"}
+        about = about | {"dies": f"those that work: {', '.join(map(str, package.dies))}"}
     with trace_file(path, about) as write:
         trace = BlockTrace(write, package, server.tally.now_ps)
 

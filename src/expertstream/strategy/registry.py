@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 
 from expertstream.errors import ConfigError, nearest
@@ -11,11 +11,13 @@ from expertstream.strategy.adaptive import plan_adaptive
 from expertstream.strategy.base import Strategy
 from expertstream.strategy.ep import placements, plan_ep, plan_ep_replicated, plan_ep_streamed, plan_hydra
 from expertstream.strategy.fse_dp import plan_id_order, plan_naive, plan_paired, plan_rule5
-from expertstream.strategy.prefetch import prefetching
+from expertstream.strategy.plan import Options, Plan
+from expertstream.strategy.prefetch import PlanOf, prefetching
 from expertstream.strategy.token_ring import plan_token_ring
 from expertstream.strategy.tp import plan_tp
 from expertstream.strategy.tp_per_expert import plan_tp_per_expert
 from expertstream.strategy.user import as_strategy, is_reference, load_strategy
+from expertstream.workload import LayerWorkload
 
 DEFAULT = "fse-dp-paired"
 GROUP = "expertstream.strategies"
@@ -40,7 +42,22 @@ _STRATEGIES = (
     Strategy("fse-dp-rule5", "fse-dp-paired with rule 5: micro-slices go to the roomiest die first (A4)", plan_rule5),
     Strategy("fse-dp-adaptive", "beyond the paper: per expert, weights or tokens move", plan_adaptive),
 )
-BUILT_IN = tuple(replace(strategy, plan=prefetching(strategy.plan)) for strategy in _STRATEGIES)
+
+
+def _saying_depth(plan: PlanOf) -> PlanOf:
+    """The same strategy; if it takes no depth and is given one, its plan says so."""
+
+    @wraps(plan)
+    def planned(workload: LayerWorkload, options: Options) -> Plan:
+        made = plan(workload, options)
+        if options.depth is None or made.prefetch != Plan.prefetch:
+            return made
+        return replace(made, prefetch=f"{made.prefetch}; depth does not apply")
+
+    return planned
+
+
+BUILT_IN = tuple(replace(strategy, plan=prefetching(_saying_depth(strategy.plan))) for strategy in _STRATEGIES)
 
 
 @cache
