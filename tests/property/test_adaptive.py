@@ -58,14 +58,16 @@ def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[
     check_invariants(result)
 
 
-@pytest.mark.parametrize("force_turns", [False, True])
+@pytest.mark.parametrize("forced", ["", "stay", "stay and circulate", "circulate"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases())
-def test_every_adaptive_schedule_obeys_the_physical_model(force_turns: bool, case: Case) -> None:
+def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Case) -> None:
     with ExitStack() as stack:
-        if force_turns:  # as often as there is too little room for all tokens of an expert
-            stack.enter_context(patch("expertstream.strategy.modes.COMPUTE_BOUND", 0))
+        if "stay" in forced:
+            stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: True))
             stack.enter_context(patch("expertstream.schedule.adaptive.SMALLEST_TURN", 1))
+        if "circulate" in forced:
+            stack.enter_context(patch("expertstream.strategy.modes.all_tokens_move", lambda *_: False))
         result = _run(replace(case, strategy="fse-dp-adaptive"))
     assume(result is not None)
     assert result is not None

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expertstream.schedule import hot_next, place, token_turns, tokens_move
+from expertstream.schedule import (
+    all_tokens_move,
+    hot_next,
+    passes,
+    place,
+    token_turns,
+    tokens_move,
+    weights_stay,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +42,33 @@ def test_what_is_cheaper_moves(tokens: int, stops: int, dies: int, moves: bool) 
 )
 def test_tokens_come_in_as_many_turns_as_the_room_asks_for(tokens: int, room: int, turns: int) -> None:
     assert token_turns(tokens, room) == turns
+
+
+def test_all_tokens_move_where_links_have_time_for_it() -> None:
+    assert all_tokens_move(25, load_ps=100, compute_ps=10)
+    assert all_tokens_move(25, load_ps=10, compute_ps=100)
+    assert not all_tokens_move(26, load_ps=100, compute_ps=100)
+
+
+def test_weights_stay_for_several_turns_or_where_computing_binds() -> None:
+    assert weights_stay(2, load_ps=100, compute_ps=1)
+    assert weights_stay(1, load_ps=100, compute_ps=100)
+    assert not weights_stay(1, load_ps=100, compute_ps=99)
+
+
+@pytest.mark.parametrize(
+    ("load", "compute", "expected"),
+    [
+        (1, 8, 5),  # plenty of room, and 5 loads take less than 3/4 of 8
+        (1, 6, 4),  # as many as that affords
+        (1, 4, 3),
+        (1, 3, 2),  # 3 passes would be enough, but too dear
+        (9, 1, 2),
+        (0, 1, 2),  # nothing to load: nothing to compute
+    ],
+)
+def test_more_passes_are_made_if_their_room_is_worth_the_loads(load: int, compute: int, expected: int) -> None:
+    assert passes(2, 3, 5, load, compute) == expected
 
 
 def test_a_cold_expert_is_next_when_compute_is_ahead_of_the_loads() -> None:

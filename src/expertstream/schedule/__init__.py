@@ -1,6 +1,13 @@
 """The paper's scheduling decisions as pure functions."""
 
-from expertstream.schedule.adaptive import hot_next, token_turns, tokens_move
+from expertstream.schedule.adaptive import (
+    all_tokens_move,
+    hot_next,
+    passes,
+    token_turns,
+    tokens_move,
+    weights_stay,
+)
 from expertstream.schedule.cycles import CYCLE_PS
 from expertstream.schedule.order import ORDERS, OrderName, id_order, paired_order
 from expertstream.schedule.placing import place
@@ -18,6 +25,7 @@ __all__ = [
     "SchedulerFactory",
     "Slack",
     "SoftwareScheduler",
+    "all_tokens_move",
     "defer",
     "hot_next",
     "id_order",
@@ -25,8 +33,10 @@ __all__ = [
     "next_expert",
     "paired_order",
     "pass_done",
+    "passes",
     "place",
     "token_counts",
     "token_turns",
     "tokens_move",
+    "weights_stay",
 ]

@@ -16,10 +16,10 @@ from expertstream.schedule import hot_next
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.gather import Gathering
 from expertstream.strategy.homes import Homes
-from expertstream.strategy.modes import Modes, compute_bound
+from expertstream.strategy.modes import LayerTimes, Modes, adaptive_batches
 from expertstream.strategy.plan import Options, Plan, any_pending
 from expertstream.strategy.shares import Shares, add_movement
-from expertstream.strategy.tokens import TokenTurns, add_residents, token_batches
+from expertstream.strategy.tokens import TokenTurns, add_residents
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
@@ -139,12 +139,13 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     """Weights circulate (fse-dp, tokens evened out), or tokens go to where weights come in (gather.py), per expert."""
     package, n_experts = workload.package, workload.columns.size
     n_channels = len(package.channels)
-    batches = token_batches(workload)
+    times = LayerTimes.of(workload)
+    batches = adaptive_batches(workload, times)
     token_bytes = workload.activation_bytes + workload.partial_sum_bytes
     residents = int(workload.tokens_on_die.max()) * workload.activation_bytes
     residents += int(batches.tokens.max()) * workload.partial_sum_bytes
     room = (package.die.token_buffer_bytes - residents) // token_bytes
-    modes = Modes.of(workload, batches, int(room), options)
+    modes = Modes.of(workload, batches, int(room), options, times)
     cutting = Cutting.of(workload.columns, modes.parts)
     flowing = _only(batches, ~modes.gathers)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most)
@@ -156,13 +157,11 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
-    # Every token visits the shared experts: they would keep DDR waiting for room, but fill the gaps well.
-    shared = () if compute_bound(workload) else tuple(range(workload.model.n_experts, n_experts))
-    flow = Flow(workload.topology.rings[: options.rings], filler=shared)
+    flow = Flow(workload.topology.rings[: options.rings])
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
-    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare)
+    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.block > 0)
     held: dict[int, int] = {}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])

@@ -52,24 +52,25 @@ class _Round(NamedTuple):
 class Gathering:
     """Adds the gathered experts of a layer, pass by pass.
 
-    Room for a turn of tokens is taken at all dies of an expert before its weights load (as in shares.add_movement), and
-    for the next turn when it has been: at all dies at one instant, so that turns have one order everywhere and the
-    first of them always finds its room. Tokens of a die visit the expert's dies along the ring; their partial sums are
-    collected on the same way, and come home.
+    Room for all turns of an expert is asked for when its group starts: at all dies at one instant and in one order, so
+    that the earliest turn that is not over finds its room everywhere, whatever the later ones wait for. Tokens of a die
+    visit the expert's dies along the ring; their partial sums are collected on the same way, and come home.
 
-    The weights of an expert with several turns stay until the last. They leave ``spare`` bytes free for micro-slices
-    that go on without a gate, and the dispatcher admits no more of them at a time than fit beside that: so whatever
-    has been admitted can come in, and ends.
+    Weights that do not stay load when there is room for their tokens (as in shares.add_movement). Those that stay load
+    at once, and are there until the last turn. They leave ``spare`` bytes free for micro-slices that go on without a
+    gate, and the dispatcher admits no more of them at a time than fit beside that: so whatever has been admitted can
+    come in, and ends.
 
     Args:
-        turns: of the gathered experts. first_set: number of the token set of turn 0.
+        turns: of the gathered experts. first_set: number of the token set of turn 0. stays: bool [experts].
     """
 
     def __init__(
-        self, work: Work, workload: LayerWorkload, cutting: Cutting, turns: TokenTurns, first_set: int, spare: int
-    ) -> None:
+        self, work: Work, workload: LayerWorkload, cutting: Cutting, turns: TokenTurns, first_set: int, spare: int,
+        stays: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
         self._work, self._workload, self._cutting, self._turns = work, workload, cutting, turns
-        self._first_set, self._spare = first_set, spare
+        self._first_set, self._spare, self._stays = first_set, spare, stays
         self._ring = workload.topology.ring(range(workload.package.n_dies))
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
 
@@ -77,8 +78,8 @@ class Gathering:
         """Add the experts of a pass; return the number of signals to ``done``.
 
         Args:
-            groups: int64 [micro-slices]; of an expert with several turns, those of one group stay together, group by
-                group. Tokens belong to the group of the first.
+            groups: int64 [micro-slices]; of those that stay, those of one group stay together, group by group. Tokens
+                belong to the group of the first.
             ready, done: gates of the pass (tokens.add_residents).
         """
         turns, cutting = self._turns, self._cutting
@@ -89,19 +90,17 @@ class Gathering:
             tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
             mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
             cuts = np.flatnonzero(np.diff(groups[tags])) + 1
-            for block in np.split(tags, cuts) if len(mine) > 1 else [tags]:
-                rounds: list[_Round] = []
-                for turn in mine:
-                    after = rounds[-1].placed if rounds else -1
-                    rounds.append(self._add_round(turn, homes.die[block], int(groups[block[0]]), after, ready, done))
-                    signals += int((turns.on_die[turn] > 0).sum())
-                self._add_weights(mine, block, homes, groups[block], rounds)
+            for block in np.split(tags, cuts) if self._stays[e] else [tags]:
+                group = int(groups[block[0]])
+                rounds = [self._add_round(turn, homes.die[block], group, ready, done) for turn in mine]
+                signals += int((turns.on_die[mine.start : mine.stop] > 0).sum())
+                self._add_weights(mine, block, homes, groups[block], rounds, bool(self._stays[e]))
         for columns in (self._areas, self._relays, self._sent, self._back):
             columns.emit(self._work)
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
         return signals
 
-    def _add_round(self, turn: int, die: Ints, group: int, after: int, ready: int, done: int) -> _Round:
+    def _add_round(self, turn: int, die: Ints, group: int, ready: int, done: int) -> _Round:
         """Room, tokens and partial sums of a turn; every die with tokens of its own signals ``done`` once."""
         workload, work = self._workload, self._work
         load = self._turns.on_die[turn].tolist()
@@ -116,7 +115,7 @@ class Gathering:
         for d in dies:
             area = (total - load[d]) * (workload.activation_bytes + workload.partial_sum_bytes)
             self._areas.add(
-                {"group": group, "bytes": area, "gate": after},
+                {"group": group, "bytes": area, "gate": -1},
                 {"die": [d], "arrive": [placed], "hold": [combined if chains else -1]},
             )
             if ready >= 0:
@@ -145,13 +144,15 @@ class Gathering:
             )
         return _Round(placed, arrived, computed)
 
-    def _add_weights(self, turns: range, tags: Ints, homes: Homes, groups: Ints, rounds: list[_Round]) -> None:
-        """Micro-slices that are computed at their die turn by turn and stay there for as long."""
-        workload, n, many = self._workload, tags.size, len(rounds) > 1
+    def _add_weights(
+        self, turns: range, tags: Ints, homes: Homes, groups: Ints, rounds: list[_Round], stay: bool
+    ) -> None:
+        """Micro-slices that are computed at their die, turn by turn; they ``stay`` there for as long, or for one."""
+        workload, n = self._workload, tags.size
         die, channel, width = homes.die[tags], homes.channel[tags], self._cutting.width[tags]
         entry = [workload.topology.entry_die(c, d) for c, d in zip(channel.tolist(), die.tolist(), strict=True)]
         through = (np.array(entry) != die).astype(np.int64)
-        n_stops = through + len(rounds) + many
+        n_stops = through + len(rounds) + stay
         begin = np.cumsum(n_stops) - n_stops
         size = width * workload.column_bytes
         stops = {name: np.full(int(n_stops.sum()), -1, dtype=np.int64) for name in ("gate", "arrive", "done", "hold")}
@@ -170,7 +171,7 @@ class Gathering:
             stops["gate"][at] = [round_.arrived[d] for d in die.tolist()]
             stops["done"][at] = [round_.computed[d] for d in die.tolist()]
             stops["tokens"][at], stops["tag"][at] = total, self._first_set + turn
-        if many:
+        if stay:
             used = self._work.new_gates(np.ones(n, dtype=np.int64))
             stops["hold"][begin + through] = used
             stops["arrive"][begin + n_stops - 1] = used
@@ -180,10 +181,10 @@ class Gathering:
                 "bytes": size,
                 "group": groups,
                 "channel": channel,
-                "gate": rounds[0].placed,
+                "gate": -1 if stay else rounds[0].placed,
                 "tag": tags,
-                "flow": int(not many),
-                "spare": self._spare if many else 0,
+                "flow": int(not stay),
+                "spare": self._spare if stay else 0,
             },
             {**stops, "rank": 1},  # as micro-slices that have just been loaded
         )

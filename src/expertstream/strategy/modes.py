@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.schedule import token_turns, tokens_move
+from expertstream.errors import BufferTooSmallError
+from expertstream.schedule import all_tokens_move, passes, token_turns, tokens_move, weights_stay
+from expertstream.schedule.adaptive import SMALLEST_TURN, TURN_SHARE
 from expertstream.strategy.micro_slices import micro_slices
 from expertstream.strategy.plan import Options
+from expertstream.strategy.tokens import token_batches
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
-COMPUTE_BOUND = 3
-SLICES_A_DIE = 2  # at least, of an expert whose tokens come in turns
+SLICES_A_DIE = 2  # at least, of an expert whose weights stay
+BUDGET_SHARE = 2  # weights that stay may fill 1/2 of what they could: enough to keep channels and arrays busy
+BLOCKS_PER_BUDGET = 6  # so many blocks of an expert's micro-slices are there at once
+
+
+class LayerTimes(NamedTuple):
+    """Time that the layer takes at full rate of all channels, each expert loaded once, and of all MAC arrays, ps."""
+
+    load: int
+    compute: int
+
+    @classmethod
+    def of(cls, workload: LayerWorkload) -> LayerTimes:
+        """Of the activated experts."""
+        package = workload.package
+        size = int(workload.expert_bytes[workload.activated].sum())
+        rate = sum(c.effective_bytes_per_s for c in package.channels)
+        return cls(size * 10**12 // rate, workload.macs * 10**12 // package.macs_per_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +57,7 @@ class Modes:
     budget: int
 
     @classmethod
-    def of(cls, workload: LayerWorkload, batches: Batches, room: int, options: Options) -> Modes:
+    def of(cls, workload: LayerWorkload, batches: Batches, room: int, options: Options, times: LayerTimes) -> Modes:
         """Decide for all passes.
 
         Args:
@@ -45,53 +65,69 @@ class Modes:
         """
         n_dies, n_channels = workload.package.n_dies, len(workload.package.channels)
         tokens = batches.load.sum(axis=2).max(axis=0)
-        stops = (batches.load > 0).sum(axis=2).max(axis=0)
-        spread = min(n_dies, n_channels)
-        token_bytes = workload.activation_bytes + workload.partial_sum_bytes
-        weights = workload.expert_bytes
-        cheaper = np.array(
-            [
-                n_dies > 1 and tokens_move(n, s, spread, token_bytes, w)
-                for n, s, w in zip(tokens.tolist(), stops.tolist(), weights.tolist(), strict=True)
-            ]
-        )
+        cheaper = _cheaper(workload, batches, times)
         parts, _ = micro_slices(workload, options.micro_slices)
         turns = np.array([token_turns(n, room) if c else 0 for n, c in zip(tokens.tolist(), cheaper, strict=True)])
-        whole, several = turns == 1, (turns > 1) & compute_bound(workload)
+        stay = weights_stay(int(turns.max(initial=0)), batches.passes * times.load, times.compute)
+        whole, stays = (turns == 1) & (not stay), (turns > 0) & stay
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
-        circulate = bool((~(whole | several) & (tokens > 0)).any())
+        circulate = bool((~(whole | stays) & (tokens > 0)).any())
         while True:
             # What passes through the die of its channel shares that buffer with trajectories over all dies: of these
             # two must fit, as in micro_slices.py, whichever micro-slices they are made of.
-            slots = 2 * (n_dies + 1) if circulate or not compute_bound(workload) else 16
+            slots = 2 * (n_dies + 1) if circulate or not stay else 16
             widest = max(1, weight_buffer // (slots * workload.column_bytes))
             spare = (n_dies + 1 if circulate else 2) * widest * workload.column_bytes
             # Beside those that stay, one that passes through must find room for itself, the next stop and the spare.
-            budget = max(0, weight_buffer - spare - 2 * widest * workload.column_bytes)
+            budget = max(0, weight_buffer - spare - 2 * widest * workload.column_bytes) // BUDGET_SHARE
             a_die = np.maximum(SLICES_A_DIE, -(-columns // (widest * n_dies)))  # micro-slices of an expert at a die
             size = -(-columns // (a_die * n_dies)) * workload.column_bytes
-            at_once = np.minimum(a_die, budget // 2 // np.maximum(size, 1))
+            at_once = np.maximum(budget // BLOCKS_PER_BUDGET // np.maximum(size, 1), 2 * size <= budget)
+            at_once = np.minimum(a_die, at_once)
             fits = (at_once > 0) & (a_die * n_dies <= columns)
-            if circulate or fits[several].all():
+            if circulate or fits[stays].all():
                 break
             circulate = True
-        several &= fits
+        stays &= fits
         blocks = -(-a_die // np.maximum(at_once, 1))
-        block = np.where(several, -(-a_die // blocks) * n_dies, 0)
-        stay = np.maximum(2, -(-columns // (widest * n_channels))) * n_channels
+        block = np.where(stays, -(-a_die // blocks) * n_dies, 0)
+        striped = np.maximum(2, -(-columns // (widest * n_channels))) * n_channels
         return cls(
-            whole | several,
+            whole | stays,
             np.maximum(1, -(-tokens // np.maximum(turns, 1))),
-            np.where(several, block * blocks, np.where(whole, stay, parts * n_dies)),
+            np.where(stays, block * blocks, np.where(whole, striped, parts * n_dies)),
             block,
             spare,
             budget,
         )
 
 
-def compute_bound(workload: LayerWorkload) -> bool:
-    """Whether computing the layer takes at least COMPUTE_BOUND times as long as loading it once."""
-    package = workload.package
-    size = int(workload.expert_bytes[workload.activated].sum())
-    rate = sum(c.effective_bytes_per_s for c in package.channels)
-    return workload.macs * rate >= COMPUTE_BOUND * size * package.macs_per_s
+def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:
+    """The fewest passes, or more that give room for tokens of other dies, if that pays (``schedule.passes``)."""
+    batches = token_batches(workload)
+    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
+    reserve = TURN_SHARE * SMALLEST_TURN * token_bytes
+    try:
+        enough, plenty = (token_batches(workload, n * reserve).passes for n in (1, 2))
+    except BufferTooSmallError:  # not even in the smallest passes
+        return batches
+    return workload.in_passes(passes(batches.passes, enough, plenty, times.load, times.compute))
+
+
+def _cheaper(workload: LayerWorkload, batches: Batches, times: LayerTimes) -> NDArray[np.bool_]:
+    """Whether moving an expert's tokens is cheaper than circulating its weights, bool [experts]."""
+    n_dies, n_channels = workload.package.n_dies, len(workload.package.channels)
+    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
+    sent = int(batches.load.sum()) * token_bytes * (n_dies - 1) // n_dies
+    links_ps = sent * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
+    if n_dies > 1 and all_tokens_move(links_ps, batches.passes * times.load, times.compute):
+        return np.ones(workload.columns.size, dtype=np.bool_)
+    tokens = batches.load.sum(axis=2).max(axis=0)
+    stops = (batches.load > 0).sum(axis=2).max(axis=0)
+    spread = min(n_dies, n_channels)
+    return np.array(
+        [
+            n_dies > 1 and tokens_move(n, s, spread, token_bytes, w)
+            for n, s, w in zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
+        ]
+    )
