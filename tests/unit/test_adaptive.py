@@ -7,6 +7,7 @@ import pytest
 
 from expertstream.schedule import (
     all_tokens_move,
+    balanced,
     hot_next,
     passes,
     place,
@@ -54,6 +55,12 @@ def test_weights_stay_for_several_turns_or_where_computing_binds() -> None:
     assert weights_stay(2, load_ps=100, compute_ps=1)
     assert weights_stay(1, load_ps=100, compute_ps=100)
     assert not weights_stay(1, load_ps=100, compute_ps=99)
+
+
+def test_loads_and_computes_are_balanced_if_they_differ_by_a_third_at_most() -> None:
+    assert balanced(3, 4)
+    assert balanced(4, 3)
+    assert not balanced(300, 401)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from expertstream.schedule.adaptive import (
     all_tokens_move,
+    balanced,
     hot_next,
     passes,
     token_turns,
@@ -26,6 +27,7 @@ __all__ = [
     "Slack",
     "SoftwareScheduler",
     "all_tokens_move",
+    "balanced",
     "defer",
     "hot_next",
     "id_order",

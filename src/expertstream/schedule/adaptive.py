@@ -3,7 +3,7 @@
 Each needs only what the scheduler's tables hold. ``tokens_move`` is two table reads (tokens of the expert on the
 package and on its dies), three multiplications by constants of the layer and two comparisons; ``hot_next`` is two
 comparisons of sums that adders keep up to date as groups start and end, and two multiplications: a few cycles each.
-``all_tokens_move``, ``weights_stay`` and ``passes`` are taken once for a layer: a comparison or two each.
+``all_tokens_move``, ``weights_stay``, ``balanced`` and ``passes`` are taken once for a layer: a comparison or two each.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def weights_stay(turns: int, load_ps: int, compute_ps: int) -> bool:
     die gets an equal part of each expert. Else they go as they come, each to the die that will be done with it first.
     """
     return turns > 1 or compute_ps >= load_ps
+
+
+def balanced(load_ps: int, compute_ps: int) -> bool:
+    """Whether loading and computing take about equally long, so that both must go on nearly all the time."""
+    return 3 * max(load_ps, compute_ps) <= 4 * min(load_ps, compute_ps)
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

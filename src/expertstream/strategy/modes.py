@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import BufferTooSmallError
-from expertstream.schedule import all_tokens_move, passes, token_turns, tokens_move, weights_stay
+from expertstream.schedule import all_tokens_move, balanced, passes, token_turns, tokens_move, weights_stay
 from expertstream.schedule.adaptive import SMALLEST_TURN, TURN_SHARE
 from expertstream.strategy.micro_slices import micro_slices
 from expertstream.strategy.plan import Options
@@ -18,7 +18,7 @@ from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 SLICES_A_DIE = 2  # at least, of an expert whose weights stay
-BUDGET_SHARE = 2  # weights that stay may fill 1/2 of what they could: enough to keep channels and arrays busy
+BUDGET_SHARE = 2  # weights that stay may fill 1/2 of what they could, where channels or arrays have time to spare
 BLOCKS_PER_BUDGET = 6  # so many blocks of an expert's micro-slices are there at once
 
 
@@ -68,7 +68,8 @@ class Modes:
         cheaper = _cheaper(workload, batches, times)
         parts, _ = micro_slices(workload, options.micro_slices)
         turns = np.array([token_turns(n, room) if c else 0 for n, c in zip(tokens.tolist(), cheaper, strict=True)])
-        stay = weights_stay(int(turns.max(initial=0)), batches.passes * times.load, times.compute)
+        load_ps = batches.passes * times.load
+        stay = weights_stay(int(turns.max(initial=0)), load_ps, times.compute)
         whole, stays = (turns == 1) & (not stay), (turns > 0) & stay
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
         circulate = bool((~(whole | stays) & (tokens > 0)).any())
@@ -79,7 +80,9 @@ class Modes:
             widest = max(1, weight_buffer // (slots * workload.column_bytes))
             spare = (n_dies + 1 if circulate else 2) * widest * workload.column_bytes
             # Beside those that stay, one that passes through must find room for itself, the next stop and the spare.
-            budget = max(0, weight_buffer - spare - 2 * widest * workload.column_bytes) // BUDGET_SHARE
+            budget = max(0, weight_buffer - spare - 2 * widest * workload.column_bytes)
+            if not balanced(load_ps, times.compute):
+                budget //= BUDGET_SHARE
             a_die = np.maximum(SLICES_A_DIE, -(-columns // (widest * n_dies)))  # micro-slices of an expert at a die
             size = -(-columns // (a_die * n_dies)) * workload.column_bytes
             at_once = np.maximum(budget // BLOCKS_PER_BUDGET // np.maximum(size, 1), 2 * size <= budget)
