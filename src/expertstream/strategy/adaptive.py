@@ -166,7 +166,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
         homes = Homes.of(workload, cutting, loads, modes.gathers, modes.block > 0, total[p], shares.load[p])
-        work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], int(ready[p]), int(done[p])))
+        late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
+        work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
     return Plan(
         work=work,

@@ -74,12 +74,13 @@ class Gathering:
         self._ring = workload.topology.ring(range(workload.package.n_dies))
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
 
-    def add(self, p: int, homes: Homes, groups: Ints, ready: int, done: int) -> int:
+    def add(self, p: int, homes: Homes, groups: Ints, late: NDArray[np.bool_], ready: int, done: int) -> int:
         """Add the experts of a pass; return the number of signals to ``done``.
 
         Args:
             groups: int64 [micro-slices]; of those that stay, those of one group stay together, group by group. Tokens
                 belong to the group of the first.
+            late: bool [experts], whether an expert's weights that stay are computed where nothing else is ready.
             ready, done: gates of the pass (tokens.add_residents).
         """
         turns, cutting = self._turns, self._cutting
@@ -94,7 +95,7 @@ class Gathering:
                 group = int(groups[block[0]])
                 rounds = [self._add_round(turn, homes.die[block], group, ready, done) for turn in mine]
                 signals += int((turns.on_die[mine.start : mine.stop] > 0).sum())
-                self._add_weights(mine, block, homes, groups[block], rounds, bool(self._stays[e]))
+                self._add_weights(mine, block, homes, groups[block], rounds, bool(self._stays[e]), bool(late[e]))
         for columns in (self._areas, self._relays, self._sent, self._back):
             columns.emit(self._work)
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
@@ -145,7 +146,7 @@ class Gathering:
         return _Round(placed, arrived, computed)
 
     def _add_weights(
-        self, turns: range, tags: Ints, homes: Homes, groups: Ints, rounds: list[_Round], stay: bool
+        self, turns: range, tags: Ints, homes: Homes, groups: Ints, rounds: list[_Round], stay: bool, late: bool
     ) -> None:
         """Micro-slices that are computed at their die, turn by turn; they ``stay`` there for as long, or for one."""
         workload, n = self._workload, tags.size
@@ -186,5 +187,5 @@ class Gathering:
                 "flow": int(not stay),
                 "spare": self._spare if stay else 0,
             },
-            {**stops, "rank": 1},  # as micro-slices that have just been loaded
+            {**stops, "rank": 1 + (stay and late)},  # 1: as micro-slices that have just been loaded
         )
