@@ -192,6 +192,10 @@ def test_strategies_that_are_fitted_get_a_training_part_and_all_are_judged_on_th
     compared = compare(model, package, trace, tokens=[16], layers=[layer], strategies=["hydra", "fse-dp"])
     by_hand = [row["latency_ps"] for row in compared.rows]
     assert found.table["latency_ps"].to_pylist() == by_hand
+    trace.save(tmp_path / "trace.parquet")
+    again = spec(fields={"strategy": ["hydra", "fse-dp"]}, tokens=16, trace=str(tmp_path / "trace.parquet"))
+    found = sweep(again, tmp_path / "file", make_executor("processes", workers=1))
+    assert found.table["latency_ps"].to_pylist() == by_hand
 
 
 def test_a_batch_carries_what_its_jobs_need_and_no_more() -> None:

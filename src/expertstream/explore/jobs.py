@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from expertstream.explore.spec import Base, SweepSpec
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
-from expertstream.simulate import in_parts
+from expertstream.simulate import Splits, in_parts
 from expertstream.strategy import Options, get_strategy
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 
@@ -84,7 +85,9 @@ class Inputs:
             names = axes[root].values if root in axes else (self.fixed[root],)
             self.documents[root] = {str(name): load[root](str(name)) for name in names}
         traces = axes["trace"].values if "trace" in axes else (self.fixed["trace"],)
-        self._traces: dict[Any, RoutingTrace] = {name: RoutingTrace.load(str(name)) for name in traces if name}
+        self._files = [str(name) for name in traces if name]
+        self._traces: dict[Any, RoutingTrace] = {name: RoutingTrace.open(name) for name in self._files}
+        self._splits: dict[Any, Splits] = {}
         self._models: dict[Key, MoEModel | str] = {}
         self._routings: dict[Key, Routing | str] = {}
         self._trainings: dict[Key, RoutingTrace] = {}
@@ -94,9 +97,12 @@ class Inputs:
         self._where = self.spec.conditions()
 
     def digests(self) -> list[str]:
-        """Hashes of the contents of all documents and traces."""
+        """Hashes of the contents of all documents and trace files."""
         texts = [_digest(doc.model_dump_json()) for docs in self.documents.values() for doc in docs.values()]
-        return texts + [_digest(trace.experts.tobytes()) for trace in self._traces.values()]
+        return texts + [
+            _file_digest(key) if key in self._files else _digest(trace.experts.tobytes())
+            for key, trace in self._traces.items()
+        ]
 
     def allowed(self, values: Values) -> bool:
         """Whether a point fulfils every condition of ``where``."""
@@ -171,7 +177,8 @@ class Inputs:
         layer = int(layers[layers.size // 2]) if point["layer"] is None else int(point["layer"])
         tokens, mix = int(point["tokens"] or 0), point["mix"]
         if self._fitted:  # then every strategy is judged on the part that is left, as ``compare`` does
-            trace, options = in_parts(trace, tokens, Options(), mix=mix)  # type: ignore[arg-type]
+            splits = self._splits.setdefault(key[0], {})
+            trace, options = in_parts(trace, tokens, Options(), mix=mix, splits=splits)  # type: ignore[arg-type]
             if options.training is not None:
                 self._trainings[key] = _up_to(options.training, layer)
         return trace.iteration(tokens, layer, mix=mix)  # type: ignore[arg-type]
@@ -235,10 +242,9 @@ def _or_reason(make: Any) -> Any:
 
 
 def _up_to(trace: RoutingTrace, layer: int) -> RoutingTrace:
-    """A trace without the layers after ``layer``: a batch that travels should be small."""
+    """A trace in memory without the layers after ``layer`` and the weights, as a batch that travels should be small."""
     at = np.flatnonzero(trace.layer_index <= layer)
-    weights = None if trace.weights is None else trace.weights[:, at]
-    return replace(trace, experts=trace.experts[:, at], weights=weights, layer_index=trace.layer_index[at])
+    return replace(trace, experts=np.asarray(trace.experts[:, at]), weights=None, layer_index=trace.layer_index[at])
 
 
 def _json(value: MoEModel | Routing | str) -> str:
@@ -250,6 +256,11 @@ def _json(value: MoEModel | Routing | str) -> str:
         value.experts.tobytes() + value.weights.tobytes() + (b"" if value.before is None else value.before.tobytes())
     )
     return json.dumps([arrays, list(value.experts.shape), value.n_experts, value.layer])
+
+
+def _file_digest(name: str) -> str:
+    with Path(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def _digest(content: str | bytes) -> str:
