@@ -202,3 +202,13 @@ def test_a_layer_that_is_not_there(path: Path, model: str, capsys: pytest.Captur
     for command in (["compare", model, "--layers", "2,4"], ["simulate", model, "--layer", "4"]):
         assert run([*command, "--trace", str(path), "-n", "8"]) == 2
         assert "layer 4 is not in the trace; it has 2 to 3, 9 to 10" in capsys.readouterr().err
+
+
+def test_a_twin_of_a_large_trace_is_of_some_of_its_requests(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("expertstream.cli.trace_synthesize.MOST_FITTED", 150)
+    twin = path.with_name("twin.parquet")
+    assert run(["trace", "synthesize", "--like", str(path), "-o", str(twin), "--no-check"]) == 0
+    assert "has 300 tokens: one of 2 of its 10 requests is fitted, 150 tokens in all" in capsys.readouterr().err
+    assert np.unique(RoutingTrace.load(twin).request).tolist() == [0, 2, 4, 6, 8]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from expertstream.cli import inputs
-from expertstream.cli.console import print_json, progress, stdout, table
+from expertstream.cli.console import print_json, progress, remark, stdout, table
 from expertstream.errors import ConfigError, TraceError
 from expertstream.report.files import check_writable
 from expertstream.trace import RoutingTrace, calibrate, held_out, synthesize
 from expertstream.trace.held_out import LIMIT, HeldOut
 
 MAX_TOKENS = 1_000_000
+MOST_FITTED = 2**18  # tokens; the fit itself looks at fewer, the comparison at all
 REQUESTS, TOKENS_PER_REQUEST = 8, 136
 
 
@@ -77,7 +79,7 @@ def synthesize_command(
             raise ConfigError("--layers was given with --like; a twin has the layers of its trace")
         if (requests is None) != (tokens_per_request is None):
             raise ConfigError("with --like, give both --requests and --tokens-per-request, or neither")
-        trace, found = _twin(RoutingTrace.load(like), None if requests is None else [length] * n_requests, seed, check)
+        trace, found = _twin(_real(like), None if requests is None else [length] * n_requests, seed, check)
     else:
         trace = _of_model(given[0], layers, n_requests, length, seed)
     trace.save(output)
@@ -106,6 +108,22 @@ def _of_model(name: str, layers: str | None, requests: int, length: int, seed: i
     inputs.check_layers(chosen, moe)
     with progress("synthesizing"):
         return synthesize(moe, requests=requests, tokens_per_request=length, layers=chosen, seed=seed)
+
+
+def _real(path: Path) -> RoutingTrace:
+    """The trace to be fitted; of one of very many tokens whole requests, evenly spread over it."""
+    whole = RoutingTrace.open(path)
+    requests = np.unique(whole.request[whole.request >= 0])
+    step = -(-whole.n_tokens // MOST_FITTED)
+    if step == 1 or requests.size < 2 * step:
+        return RoutingTrace.load(path)
+    with progress("reading"):
+        part = RoutingTrace.load(path, requests=requests[::step].tolist())
+    remark(
+        f"'{path}' has {whole.n_tokens} tokens: one of {step} of its {requests.size} requests is fitted, "
+        f"{part.n_tokens} tokens in all; without --requests the twin is of these"
+    )
+    return part
 
 
 def _twin(real: RoutingTrace, lengths: list[int] | None, seed: int, check: bool) -> tuple[RoutingTrace, HeldOut | None]:
