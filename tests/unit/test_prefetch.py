@@ -75,6 +75,25 @@ def test_weights_load_ahead_where_dies_store_and_forward(strategy: str) -> None:
         assert ahead.latency_ps < plain.latency_ps or accuracy < 1
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_parts_of_an_expert_that_wait_for_their_turn_leave_room_for_others(seed: int) -> None:
+    """Blocks of a shared expert fill a small buffer ahead; routed ones hold the token areas that their turns need."""
+    model = MoEModel.one_layer(d_model=24, d_ffn=39, n_experts=10, top_k=2, n_shared_experts=1, shared_d_ffn=29)
+    chip = Package.preset("test-chip-2x2").replace(
+        rows=1,
+        cols=3,
+        channels=[
+            {"dies": (1,), "bandwidth": "100 MB/s", "latency": "0 ns"},
+            {"dies": (0,), "bandwidth": "1000 GB/s", "latency": "0 ns"},
+        ],
+        **{"d2d.latency_ps": 0, "die.weight_buffer_bytes": 379, "die.token_buffer_bytes": 11261},
+    )
+    options = Options(micro_slices=1, prediction=0.9, lead_ps=10**7)
+    result = simulate(model, chip, routing_of(model, 36, 1.0, seed), "tp-per-expert", options=options)
+    assert result.metrics.ahead_bytes > 0
+    assert result.prove() <= 1e-10
+
+
 def test_a_wrong_prediction_costs_bandwidth_until_the_gate_corrects_it() -> None:
     # One token, expert 0 of 64; the prediction of 0.001 names another one, of which one load has begun at 100 ns.
     plain = run("fse-dp", [[0]], 64)

@@ -182,7 +182,8 @@ def _predicted(plan_of: PlanOf, guessed: LayerWorkload, options: Options) -> _Lo
 def _chosen(plan: Plan, experts: list[tuple[_Loads, int]]) -> list[tuple[_Loads, int]]:
     """Loads and chunk of what may come before the gate's result, in order: what fits the weight buffers at once.
 
-    A die takes nothing more once something did not fit, so that experts stay in order there.
+    A die takes nothing more once something did not fit, so that experts stay in order there. What passes through it,
+    and a part of an expert that it holds, still find room.
     """
     chunk, stop = plan.work.chunk_arrays(), plan.work.stop_arrays()
     need = np.where(stop["space"] > 0, needed_bytes(chunk, stop), 0)
@@ -190,6 +191,7 @@ def _chosen(plan: Plan, experts: list[tuple[_Loads, int]]) -> list[tuple[_Loads,
     weights = (chunk["pool"][of] == WEIGHTS) & (np.bincount(of, weights=stop["space"] > 0)[of] > 1)
     reserve = np.zeros(plan.buffer_bytes.shape[0], dtype=np.int64)
     np.maximum.at(reserve, stop["die"][weights], need[weights])
+    reserve += _largest_part(plan, chunk, stop, of)
     room = (plan.buffer_bytes[:, 0] - reserve).tolist()
     out = []
     for loads, expert in experts:
@@ -202,6 +204,23 @@ def _chosen(plan: Plan, experts: list[tuple[_Loads, int]]) -> list[tuple[_Loads,
             else:
                 for die, _ in stays:
                     room[die] = -1
+    return out
+
+
+def _largest_part(plan: Plan, chunk: dict[str, Ints], stop: dict[str, Ints], of: Ints) -> Ints:
+    """Bytes of the largest part of an expert that a die holds until all of its tokens have met it; int64 [dies].
+
+    0 where no expert has several parts at a die: parts that wait for their turn must leave room for what must be used
+    before them. The weights of a part have the same gate that ends the hold.
+    """
+    n_dies = plan.buffer_bytes.shape[0]
+    held = np.flatnonzero((chunk["pool"][of] == WEIGHTS) & (chunk["tag"][of] >= 0) & (stop["hold"] >= 0))
+    where = np.stack((stop["die"][held], stop["hold"][held]))
+    (die, _), first, part = np.unique(where, axis=1, return_index=True, return_inverse=True)
+    expert_at_die = plan.slices[chunk["tag"][of[held[first]]], 0] * n_dies + die
+    out = np.zeros(n_dies, dtype=np.int64)
+    if np.unique(expert_at_die).size < expert_at_die.size:
+        np.maximum.at(out, die, np.bincount(part.reshape(-1), weights=stop["space"][held]).astype(np.int64))
     return out
 
 
