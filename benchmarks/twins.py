@@ -1,8 +1,8 @@
 """Real traces against their synthetic twins: activated fractions and simulated latency; prints Markdown.
 
-Each twin is fitted on every other request of a capture and compared with the requests left out, at the first, middle
-and last recorded layer. Latency is the sum over these and over up to 16, 8 and 4 iterations spread over the trace. The
-last column compares the half fitted on with the half left out: what two captures of the same traffic differ by.
+Held out: of each half of the requests a twin is fitted to the other half. Whole: the twin fitted to all requests
+against all. Activated fractions are of all recorded layers; latency is of six that are evenly spread (or all), the sum
+over up to 16, 8 and 4 iterations spread over the trace.
 `python benchmarks/twins.py FOLDER [activated|latency|statistics]` (of .npz files; without a name, all three tables).
 """
 
@@ -13,15 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expertstream import MoEModel, Package, Routing, RoutingTrace, simulate
 from expertstream.errors import TraceError
-from expertstream.trace.held_out import HeldOut, held_out, split
+from expertstream.trace import calibrate
+from expertstream.trace.held_out import NAMES, Fold, HeldOut, compare, folds
 from expertstream.trace.routing import GOLDEN_RATIO, MIXES
 
 STRATEGIES = ("ep", "tp", "fse-dp-paired")
 ITERATIONS = {16: 16, 64: 8, 256: 4}
-LIMIT = 0.05
+LIMIT, POINTS = 0.05, 3.0
+LAYERS = 6
 
 
 def model_of(trace: RoutingTrace) -> MoEModel:
@@ -53,37 +56,49 @@ def iterations(trace: RoutingTrace, layer: int, tokens: int, mix: str) -> Iterat
 
 def latency(model: MoEModel, trace: RoutingTrace, tokens: int, mix: str, strategy: str) -> float:
     """Mean over layers and iterations, ps; NaN if the trace has none."""
-    package, layers = Package.preset("test-chip-2x2"), trace.layer_index[[0, trace.layer_index.size // 2, -1]].tolist()
+    package = Package.preset("test-chip-2x2")
     found = [
         simulate(model, package, routing, strategy).latency_ps
-        for layer in layers
+        for layer in trace.layer_index.tolist()
         for routing in iterations(trace, layer, tokens, mix)
     ]
     return float(np.mean(found)) if found else float("nan")
 
 
-def percent(miss: float) -> str:
-    return "-" if np.isnan(miss) else f"**{100 * miss:+.1f}**" if abs(miss) > LIMIT else f"{100 * miss:+.1f}"
+def signed(miss: float, limit: float) -> str:
+    """With its sign, bold beyond the limit."""
+    return "-" if np.isnan(miss) else f"**{miss:+.1f}**" if abs(miss) > limit else f"{miss:+.1f}"
 
 
 def activated_rows(name: str, found: HeldOut) -> list[str]:
     return [
-        f"| {name} | {row.mix} | {row.tokens} | {row.uniform:.3f} | {row.fitted:.3f} | {row.held_out:.3f} "
-        f"| {row.twin:.3f} | {100 * row.miss:+.1f} |"
+        f"| {name} | {row.mix} | {row.tokens} | {row.uniform:.3f} | {row.held_out:.3f} | {row.twin:.3f} "
+        f"| {signed(100 * row.miss, POINTS)} | {signed(100 * row.worst, POINTS)} | {100 * row.apart:.1f} |"
         for row in found.activated
     ]
 
 
-def latency_rows(name: str, fitted: RoutingTrace, real: RoutingTrace, twin: RoutingTrace) -> list[str]:
-    model, rows = model_of(real), []
+def latency_rows(name: str, whole: tuple[RoutingTrace, RoutingTrace], parts: list[Fold]) -> list[str]:
+    model, rows = model_of(whole[0]), []
     for mix in MIXES:
         for tokens in ITERATIONS:
-            truth = [latency(model, real, tokens, mix, strategy) for strategy in STRATEGIES]
-            drawn = [latency(model, twin, tokens, mix, strategy) for strategy in STRATEGIES]
-            other = latency(model, fitted, tokens, mix, STRATEGIES[-1])
-            cells = [percent(b / a - 1) for a, b in zip(truth, drawn, strict=True)] + [percent(other / truth[-1] - 1)]
-            if not np.isnan(truth[0]):
-                rows.append(f"| {name} | {mix} | {tokens} | {' | '.join(cells)} |")
+
+            def misses(
+                pairs: list[tuple[RoutingTrace, RoutingTrace]], mix: str = mix, tokens: int = tokens
+            ) -> NDArray[np.float64]:
+                """In per cent, [pairs, strategies]."""
+                found = [[[latency(model, t, tokens, mix, s) for s in STRATEGIES] for t in pair] for pair in pairs]
+                real, other = np.array(found).transpose(1, 0, 2)
+                return np.asarray(100 * (other / real - 1))
+
+            own = misses([whole])[0]
+            if np.isnan(own).any():
+                continue
+            left = misses([(part.held_out, part.twin) for part in parts])
+            apart = np.abs(misses([(part.held_out, part.fitted) for part in parts])).max()
+            worst = left.reshape(-1)[np.abs(left).argmax()]
+            cells = [signed(miss, 100 * LIMIT) for miss in (*own, *left.mean(axis=0), worst)]
+            rows.append(f"| {name} | {mix} | {tokens} | {' | '.join(cells)} | {apart:.1f} |")
     return rows
 
 
@@ -101,22 +116,27 @@ def main() -> None:
             trace = RoutingTrace.load(path)
         except TraceError:
             continue  # counts only
-        layers = trace.layer_index
-        trace = trace.of_layers(layers[[0, layers.size // 2, -1]].tolist())
         name = " ".join(path.stem.split("__")[:2])
-        found, real, twin = held_out(trace)
+        parts = folds(trace)
+        found = compare(parts)
         activated += activated_rows(name, found)
         if options.table in (None, "latency"):
-            latencies += latency_rows(name, split(trace)[0], real, twin)
-        shown = {n: v for n, v in found.statistics.items() if n != "next_layer_recall"}  # these are no neighbours
-        cells = " | ".join(f"{b:.2f} / {c:.2f}" for _, b, c in shown.values())
+            spread = np.unique(np.linspace(0, trace.layer_index.size - 1, LAYERS).astype(int))
+            some = trace.layer_index[spread].tolist()
+            whole = (trace.of_layers(some), calibrate(trace).like(trace).of_layers(some))
+            two = [Fold(*(t.of_layers(some) for t in (p.fitted, p.held_out, p.twin))) for p in parts]
+            latencies += latency_rows(name, whole, two)
+        cells = " | ".join(f"{b:.2f} / {c:.2f}" for _, b, c in found.statistics.values())
         figures.append(f"| {name} | {cells} |")
-        names = list(shown)
+    strategies = " | ".join(f"`{s}` %" for s in STRATEGIES)
     tables = {
-        "activated": ("capture | mix | tokens | uniform | fitted half | held-out half | twin | points", activated),
-        "statistics": (f"capture | {' | '.join(n.replace('_', ' ') for n in names)}", figures),
+        "activated": (
+            "capture | mix | tokens | uniform | held out | twins | mean miss | worst | halves apart",
+            activated,
+        ),
+        "statistics": (f"capture | {' | '.join(n.replace('_', ' ') for n in NAMES)}", figures),
         "latency": (
-            f"capture | mix | tokens | {' | '.join(f'`{s}` %' for s in STRATEGIES)} | real halves %",
+            f"capture | mix | tokens | {strategies} | held out: {strategies} | worst | halves apart",
             latencies,
         ),
     }

@@ -10,7 +10,7 @@ import pytest
 from expertstream.errors import TraceError
 from expertstream.trace import RoutingTrace, calibrate, held_out, statistics, synthesize
 from expertstream.trace.calibration import BLOCK_TOKENS, Calibration, chosen
-from expertstream.trace.held_out import LIMIT, co_activation
+from expertstream.trace.held_out import LIMIT, co_activation, compare, folds, halves
 from expertstream.trace.statistics import activated_fraction
 
 SHAPE = SimpleNamespace(name="gpt-oss-20b", n_experts=32, top_k=4)
@@ -157,16 +157,70 @@ def test_bad_arguments(fitted: Calibration, real: RoutingTrace) -> None:
         calibrate(everything)
 
 
-def test_held_out_compares_halves(real: RoutingTrace) -> None:
-    found, left, twin = held_out(replace(real, weights=None))
-    assert twin.weights is None
+def test_windows_of_a_request_activate_as_many_experts_though_neighbours_share_more() -> None:
+    """A fifth of the tokens are one frequent word, which always goes to the same experts; all others go anywhere."""
+    rng = np.random.default_rng(4)
+    experts = rng.permuted(np.tile(np.arange(32, dtype=np.int16), (60 * 72, 1)), axis=1)[:, None, :4]
+    experts[rng.random(60 * 72) < 0.2] = np.arange(4)
+    real = replace(synthesize(SHAPE, requests=60, tokens_per_request=72, layers=(0,)), experts=experts, weights=None)
+    twin = calibrate(real).requests([72] * 240)
+    for tokens in (16, 64):
+        a, b = (activated_fraction(t, tokens, "single-request", most_windows=500) for t in (real, twin))
+        assert b == pytest.approx(a, abs=0.008), tokens
+
+
+def test_halves_hold_whole_requests_of_alike_lengths(real: RoutingTrace) -> None:
+    lengths = np.random.default_rng(0).integers(1, 72, 60)
+    position = np.tile(np.arange(72), 60)
+    short = np.repeat(lengths, 72) > position
+    uneven = replace(
+        real,
+        experts=real.experts[short],
+        weights=None,
+        request=real.request[short],
+        position=real.position[short],
+        phase=real.phase[short],
+    )
+    first, second = halves(uneven)
+    requests = [np.unique(half.request).tolist() for half in (first, second)]
+    assert sorted(requests[0] + requests[1]) == list(range(60))
+    assert len(requests[0]) == len(requests[1]) == 30
+    ordered = [np.sort(lengths[of]) for of in requests]
+    assert np.abs(ordered[0] - ordered[1]).max() <= np.diff(np.sort(lengths)).max() * 2
+    again, other = halves(uneven), halves(uneven, seed=1)
+    assert np.array_equal(first.experts, again[0].experts)
+    assert np.unique(other[0].request).tolist() != requests[0]
+
+
+def test_held_out_judges_each_half_by_a_twin_fitted_to_the_other(real: RoutingTrace) -> None:
+    plain = replace(real, weights=None)
+    told: list[tuple[int, int, str]] = []
+    parts = folds(plain, report=lambda *what: told.append(what))
+    assert told == [(1, 4, "layer 3"), (2, 4, "layer 7"), (3, 4, "layer 3"), (4, 4, "layer 7")]
+    for part, half in zip(parts, reversed(halves(plain)), strict=True):
+        assert np.array_equal(part.held_out.experts, half.experts)
+        assert np.array_equal(part.twin.experts, calibrate(part.fitted).like(half).experts)
+    found = compare(parts)
+    assert found == held_out(plain)
     assert {(row.mix, row.tokens) for row in found.activated} == {
         *(("round-robin", n) for n in (16, 64, 256, 1024)),
         *(("single-request", n) for n in (16, 64)),
     }
-    assert np.unique(left.request).tolist() == list(range(1, 60, 2))
-    assert np.array_equal(left.request, twin.request)
-    assert found.worst == max(abs(row.twin - row.held_out) for row in found.activated)
+    for row in found.activated:
+        measured = [
+            [
+                activated_fraction(t, row.tokens, row.mix, most_windows=256)
+                for t in (part.fitted, part.held_out, part.twin)
+            ]
+            for part in parts
+        ]
+        assert row.misses == tuple(twin - left for _, left, twin in measured)
+        assert row.miss == pytest.approx(sum(row.misses) / 2)
+        assert abs(row.worst) == max(abs(miss) for miss in row.misses)
+        assert row.apart == max(abs(fitted - left) for fitted, left, _ in measured)
+        assert abs(row.miss) <= abs(row.worst)
+    assert found.worst == max(abs(row.worst) for row in found.activated)
+    assert found.miss == max(abs(row.miss) for row in found.activated)
     assert found.activated[0].uniform == pytest.approx(1 - (28 / 32) ** 16)
     assert found.to_dict()["statistics"]["co_activation"]["held_out"] == 1.0
 
@@ -176,6 +230,6 @@ def test_held_out_compares_halves(real: RoutingTrace) -> None:
 )
 def test_twins_of_captures_are_within_three_points(real_traces: Path, name: str) -> None:
     """The two smallest captures; benchmarks/twins.py does all of them (docs/traces.md)."""
-    found, _, _ = held_out(RoutingTrace.load(real_traces / f"{name}.npz"))
+    found = held_out(RoutingTrace.load(real_traces / f"{name}.npz"))
     assert found.worst <= LIMIT
     assert found.statistics["co_activation"][2] > 0.6

@@ -35,7 +35,8 @@ def synthesize_command(
         Path | None, typer.Option("--like", metavar="FILE", help="A captured trace: write a twin of it, fitted to it.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="With --like: fit on half of the requests, compare the others.")
+        bool,
+        typer.Option("--check/--no-check", help="With --like: fit on each half of the requests, judge on the other."),
     ] = True,
     requests: Annotated[
         int | None,
@@ -129,8 +130,8 @@ def _real(path: Path) -> RoutingTrace:
 def _twin(real: RoutingTrace, lengths: list[int] | None, seed: int, check: bool) -> tuple[RoutingTrace, HeldOut | None]:
     found = None
     if check:
-        with progress("fitting half of the requests") as report:
-            found, _, _ = held_out(real, seed=seed, report=report)
+        with progress("fitting halves of the requests") as report:
+            found = held_out(real, seed=seed, report=report)
     with progress("fitting") as report:
         calibration = calibrate(real, seed=seed, report=report)
     return (calibration.like(real, seed=seed) if lengths is None else calibration.requests(lengths, seed=seed)), found
@@ -141,14 +142,15 @@ def _show(found: HeldOut) -> None:
         [
             row.mix,
             str(row.tokens),
-            *(f"{value:.3f}" for value in (row.uniform, row.fitted, row.held_out, row.twin)),
-            f"{100 * row.miss:+.1f}{'' if abs(row.miss) <= LIMIT else ' !'}",
+            *(f"{value:.3f}" for value in (row.uniform, row.held_out, row.twin)),
+            *(f"{100 * miss:+.1f}{'' if abs(miss) <= LIMIT else ' !'}" for miss in (row.miss, row.worst)),
+            f"{100 * row.apart:.1f}",
         ]
         for row in found.activated
     ]
-    columns = ["mix", "tokens", "uniform", "fitted half", "held-out half", "twin", "points"]
-    stdout().print(table("activated fraction of the experts", columns, rows))
+    columns = ["mix", "tokens", "uniform", "held-out halves", "twins", "mean miss", "worst half", "halves apart"]
+    stdout().print(table("activated fraction of the experts; misses in points", columns, rows))
     rows = [
         [name.replace("_", " "), *(f"{value:.3f}" for value in values)] for name, values in found.statistics.items()
     ]
-    stdout().print(table("other statistics", ["", "fitted half", "held-out half", "twin"], rows))
+    stdout().print(table("other statistics", ["", "fitted halves", "held-out halves", "twins"], rows))
