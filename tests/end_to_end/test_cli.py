@@ -592,6 +592,15 @@ def test_a_twin_is_written_and_compared(small: str, capsys: pytest.CaptureFixtur
     assert {row["mix"] for row in document["held_out"]["activated"]} == {"round-robin", "single-request"}
     assert run(["trace", "synthesize", "--like", "real.parquet", "-o", "t.parquet", "--no-check"]) == 0
     assert Path("t.parquet").read_bytes() == Path("twin.parquet").read_bytes()
+    save = ["--save-calibration", "fitted.npz"]
+    assert run(["trace", "synthesize", "--like", "real.parquet", "-o", "t.parquet", "--no-check", *save]) == 0
+    again = ["trace", "synthesize", "--calibration", "fitted.npz", "-o", "again.parquet", "--tokens-per-request", "9"]
+    assert run([*again, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.split("\n", 2)[2])["layers"] == [0, 2]
+    assert run([*again, "--layers", "1"]) == 2
+    assert "layer 1 was asked for; calibrated are 0, 2" in capsys.readouterr().err
+    assert run(["trace", "synthesize", small, *save]) == 2
+    assert "--save-calibration was given without --like; nothing is fitted then" in capsys.readouterr().err
     assert run(["trace", "synthesize", "--like", "real.parquet", "--layers", "0"]) == 2
     assert "--layers was given with --like; a twin has the layers of its trace" in capsys.readouterr().err
     assert run(["trace", "synthesize", small, "--like", "real.parquet"]) == 2

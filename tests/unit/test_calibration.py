@@ -12,6 +12,7 @@ from expertstream.trace import RoutingTrace, calibrate, held_out, statistics, sy
 from expertstream.trace.calibration import BLOCK_TOKENS, Calibration, chosen
 from expertstream.trace.held_out import LIMIT, co_activation, compare, folds, halves
 from expertstream.trace.statistics import activated_fraction
+from expertstream.trace.synthesis import PROFILES
 
 SHAPE = SimpleNamespace(name="gpt-oss-20b", n_experts=32, top_k=4)
 
@@ -19,7 +20,7 @@ SHAPE = SimpleNamespace(name="gpt-oss-20b", n_experts=32, top_k=4)
 @pytest.fixture(scope="module")
 def real() -> RoutingTrace:
     """Stands in for a capture: strong locality, skew and layer dependence."""
-    return synthesize(SHAPE, requests=60, tokens_per_request=72, layers=(3, 7), seed=5)
+    return synthesize(SHAPE, requests=60, tokens_per_request=72, layers=(3, 7), seed=5, profile=PROFILES["gpt-oss-20b"])
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ TOLERANCE = {
 def test_statistics_are_those_of_real_captures(name: str, seed: int) -> None:
     e, k, *figures = CAPTURED[name]
     layers = tuple(range(6))
-    trace = synthesize(model(name, int(e or 0), int(k or 0)), requests=48, layers=layers, seed=seed)
+    shape = model(name, int(e or 0), int(k or 0))
+    trace = synthesize(shape, requests=48, layers=layers, seed=seed, profile=PROFILES[name])
     measured = statistics(trace).to_dict()
     for (key, tolerance), figure in zip(TOLERANCE.items(), figures, strict=True):
         if figure is not None:
@@ -52,7 +53,7 @@ def test_statistics_are_those_of_real_captures(name: str, seed: int) -> None:
 
 
 def test_one_request_activates_fewer_experts_than_many() -> None:
-    trace = synthesize(model("gpt-oss-20b", 32, 4), requests=64, layers=range(6))
+    trace = synthesize(model("gpt-oss-20b", 32, 4), requests=64, layers=range(6), profile=PROFILES["gpt-oss-20b"])
     s = statistics(trace)  # captures: 0.91 and 0.69; independent uniform choices: 1.00
     assert s.activated_share_64_round_robin == pytest.approx(0.91, abs=0.06)
     assert s.activated_share_64_single_request == pytest.approx(0.69, abs=0.08)

@@ -12,8 +12,10 @@ from expertstream.cli import inputs
 from expertstream.cli.console import print_json, progress, remark, stdout, table
 from expertstream.errors import ConfigError, TraceError
 from expertstream.report.files import check_writable
-from expertstream.trace import RoutingTrace, calibrate, held_out, synthesize
+from expertstream.trace import RoutingTrace, calibrate, held_out, load_calibration, save_calibration, synthesize
+from expertstream.trace.calibration_file import check_name
 from expertstream.trace.held_out import LIMIT, HeldOut
+from expertstream.trace.synthesis import draw
 
 MAX_TOKENS = 1_000_000
 MOST_FITTED = 2**18  # tokens; the fit itself looks at fewer, the comparison at all
@@ -34,6 +36,16 @@ def synthesize_command(
     like: Annotated[
         Path | None, typer.Option("--like", metavar="FILE", help="A captured trace: write a twin of it, fitted to it.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration", metavar="FILE", help="A calibration that --save-calibration wrote: draw from it."
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save-calibration", metavar="FILE.npz", help="With --like: also write what was fitted."),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="With --like: fit on each half of the requests, judge on the other."),
@@ -49,22 +61,35 @@ def synthesize_command(
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", metavar="L,L,...|all", help="Layers. Without: the first four MoE layers.")
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="L,L,...|all",
+            help="Layers. Without: the first four MoE layers; with --calibration: all of its.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
     json: inputs.JsonOption = False,
 ) -> None:
-    """Write a synthetic trace: by a model's packaged calibration, or the twin of a captured trace.
+    """Write a synthetic trace: by a model's packaged calibration or profile, or the twin of a captured trace.
 
     Example: expertstream trace synthesize qwen3-30b-a3b --requests 16 --tokens-per-request 256 --output trace.parquet
 
-    Twin: expertstream trace synthesize --like capture.parquet --output twin.parquet
+    Twin: expertstream trace synthesize --like capture.parquet --output twin.parquet --save-calibration fitted.npz
+
+    Later: expertstream trace synthesize --calibration fitted.npz --requests 64 --tokens-per-request 512
     """
-    given = [text for text in (model, named, like and str(like)) if text]
+    given = [str(source) for source in (model, named, like, calibration) if source]
     if len(given) != 1:
         raise ConfigError(
-            f"{', '.join(given) or 'nothing'} was given to synthesize from; give MODEL, --model MODEL or --like FILE"
+            f"{', '.join(given) or 'nothing'} was given to synthesize from; give MODEL, --model MODEL or --like FILE, "
+            "or --calibration FILE"
         )
+    if save is not None:
+        if like is None:
+            raise ConfigError("--save-calibration was given without --like; nothing is fitted then")
+        check_name(save)
+        check_writable(save)
     if output.suffix != ".parquet":
         raise TraceError(f"'{output}' is not a name for a trace; it must end in .parquet")
     check_writable(output)
@@ -80,7 +105,19 @@ def synthesize_command(
             raise ConfigError("--layers was given with --like; a twin has the layers of its trace")
         if (requests is None) != (tokens_per_request is None):
             raise ConfigError("with --like, give both --requests and --tokens-per-request, or neither")
-        trace, found = _twin(_real(like), None if requests is None else [length] * n_requests, seed, check)
+        real = _real(like)
+        if check:
+            with progress("fitting halves of the requests") as report:
+                found = held_out(real, seed=seed, report=report)
+        with progress("fitting") as report:
+            fitted = calibrate(real, seed=seed, report=report)
+        if save is not None:
+            save_calibration(fitted, save)
+        trace = fitted.like(real, seed=seed) if requests is None else fitted.requests([length] * n_requests, seed=seed)
+    elif calibration is not None:
+        fitted = load_calibration(calibration)
+        chosen = None if layers in (None, "all") else inputs.numbers(str(layers), "--layers", least=0)
+        trace = draw(fitted, fitted.model, [length] * n_requests, chosen and sorted(chosen), seed)
     else:
         trace = _of_model(given[0], layers, n_requests, length, seed)
     trace.save(output)
@@ -125,16 +162,6 @@ def _real(path: Path) -> RoutingTrace:
         f"{part.n_tokens} tokens in all; without --requests the twin is of these"
     )
     return part
-
-
-def _twin(real: RoutingTrace, lengths: list[int] | None, seed: int, check: bool) -> tuple[RoutingTrace, HeldOut | None]:
-    found = None
-    if check:
-        with progress("fitting halves of the requests") as report:
-            found = held_out(real, seed=seed, report=report)
-    with progress("fitting") as report:
-        calibration = calibrate(real, seed=seed, report=report)
-    return (calibration.like(real, seed=seed) if lengths is None else calibration.requests(lengths, seed=seed)), found
 
 
 def _show(found: HeldOut) -> None:

@@ -1,6 +1,7 @@
 """Routing traces: captures of a router, or calibrated synthetic ones."""
 
 from expertstream.trace.calibration import Calibration
+from expertstream.trace.calibration_file import load_calibration, save_calibration
 from expertstream.trace.capture import capture, register_router
 from expertstream.trace.fitting import calibrate
 from expertstream.trace.held_out import HeldOut, held_out
@@ -25,8 +26,10 @@ __all__ = [
     "capture",
     "held_out",
     "import_trace",
+    "load_calibration",
     "packaged_trace",
     "register_router",
+    "save_calibration",
     "statistics",
     "synthesize",
 ]

@@ -9,16 +9,16 @@ each part follows that of the layer before through ``depth``, a contraction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from expertstream.errors import TraceError
+from expertstream.trace.latent import Floats, root
 from expertstream.trace.routing import RoutingTrace, by_request
 
-Floats = NDArray[np.float64]
 MEMORIES = (0.0, 0.3, 0.7, 0.9, 0.97, 0.99)  # correlation of the AR(1) processes from one token to the next
 BLOCK_TOKENS = 8192  # tokens drawn at once
 
@@ -63,6 +63,32 @@ class Calibration:
     source: str
     has_weights: bool
     notes: tuple[str, ...] = ()
+
+    def of_layers(self, layers: Sequence[int]) -> Calibration:
+        """Some layers only, in rising order; where layers between are left out, their dependences are chained.
+
+        Raises:
+            TraceError: no layer, or one that was not fitted.
+        """
+        wanted = sorted(set(layers))
+        unknown = sorted(set(wanted) - set(self.layer_index))
+        if unknown or not wanted:
+            raise TraceError(
+                f"{self.source}: layer {unknown[0] if unknown else 'none'} was asked for; calibrated are "
+                f"{', '.join(map(str, self.layer_index))}"
+            )
+        picked: list[LayerCalibration] = []
+        before: int | None = None
+        for at in (self.layer_index.index(layer) for layer in wanted):
+            layer = self.layers[at]
+            depth = np.zeros_like(layer.depth)
+            if before is not None:
+                depth = layer.depth
+                for between in range(at - 1, before, -1):
+                    depth = depth @ self.layers[between].depth
+            picked.append(replace(layer, depth=depth, rest=root(np.eye(self.n_experts) - depth @ depth.T)))
+            before = at
+        return replace(self, layers=tuple(picked), layer_index=tuple(wanted))
 
     def like(self, trace: RoutingTrace, *, seed: int = 0) -> RoutingTrace:
         """A twin: the requests, positions and phases of ``trace`` with drawn experts.

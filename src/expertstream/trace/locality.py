@@ -133,11 +133,16 @@ def _activated(hot: Floats | NDArray[np.bool_], window: int) -> float:
 
 
 def _union(hot: Floats, starts: Ints, lengths: Ints, window: int) -> float | None:
-    """Experts that a window of one request activates on average; None where too few requests are that long."""
+    """Experts that a window of one request activates on average; None where too few requests are that long.
+
+    Windows are spread over whole requests, ends included: late tokens often activate fewer experts than early ones.
+    """
+    enough = lengths >= window
     first = np.concatenate(
-        [
-            np.arange(start, start + length - window + 1, window)
-            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        [np.arange(0)]
+        + [
+            start + np.rint(np.linspace(0, length - window, -(-length // window))).astype(int)
+            for start, length in zip(starts[enough].tolist(), lengths[enough].tolist(), strict=True)
         ]
     )
     if first.size < LEAST_WINDOWS:

@@ -1,15 +1,20 @@
-"""Synthetic routing with the statistics of real captures; labelled synthetic everywhere."""
+"""Synthetic routing with the statistics of real captures; labelled synthetic everywhere.
+
+Drawn from a packaged calibration where one of the model exists, else from a profile of six numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
 from expertstream.errors import TraceError
+from expertstream.trace.calibrated import packaged_calibration
+from expertstream.trace.calibration import Calibration
 from expertstream.trace.routing import MAX_EXPERTS, HasExperts, RoutingTrace
 
 LAYERS = (0, 1, 2, 3)
@@ -93,7 +98,8 @@ def synthesize(
     Args:
         layers: the model's layer numbers; None: its first four MoE layers.
         seed: same seed, same bytes.
-        profile: default: the model's own where one is known, else a middle one.
+        profile: what to draw from; None: the model's packaged calibration where it has all the layers, else the model's
+            own profile where one is known, else a middle one.
 
     Raises:
         TraceError: no requests, tokens or layers, a layer named twice, or k that the experts cannot give.
@@ -107,6 +113,9 @@ def synthesize(
     e, k = model.n_experts, model.top_k
     if not 1 <= k <= e <= MAX_EXPERTS:
         raise TraceError(f"{model.name} has {e} experts and k = {k}; k from 1 to the experts is needed")
+    calibration = packaged_calibration(model) if profile is None else None
+    if calibration is not None and set(chosen_layers) <= set(calibration.layer_index):
+        return draw(calibration, model.name, [tokens_per_request] * requests, chosen_layers, seed)
     p = profile or PROFILES.get(model.name.removesuffix("-paper"), DEFAULT_PROFILE)
     rng = np.random.default_rng(seed)
     n, popularity = requests * tokens_per_request, p.popularity(e)
@@ -137,6 +146,32 @@ def synthesize(
         source=f"synthetic routing for {model.name}, seed {seed}",
         id_space="synthetic: ids carry no meaning",
         synthetic=True,
+    )
+
+
+def draw(
+    calibration: Calibration, model: str, lengths: Sequence[int], layers: Sequence[int] | None, seed: int
+) -> RoutingTrace:
+    """A trace from a calibration, labelled with its source; gate weights are assumed where none were captured.
+
+    Args:
+        model: name to label it with. lengths: tokens of each request. layers: in any order; None: all calibrated.
+
+    Raises:
+        TraceError: a layer that was not fitted or is named twice, no tokens or a negative seed.
+    """
+    wanted = calibration.layer_index if layers is None else tuple(layers)
+    fitted = replace(calibration.of_layers(wanted), has_weights=True)
+    trace = fitted.requests(lengths, seed=seed)
+    at = [fitted.layer_index.index(layer) for layer in wanted]
+    return replace(
+        trace,
+        experts=trace.experts[:, at],
+        weights=None if trace.weights is None else trace.weights[:, at],
+        layer_index=trace.layer_index[at],
+        model=model,
+        source=f"synthetic routing for {model}, calibrated on {calibration.source}, seed {seed}",
+        id_space="as in the calibrating trace",
     )
 
 
