@@ -108,6 +108,7 @@ def test_inspect_reads_each_layer_once(
     path: Path, reads: Counter[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measured, "SAMPLE", 100)
+    monkeypatch.setattr("expertstream.cli.trace.SAMPLE", 100)  # in case the command is imported already
     assert run(["trace", "inspect", str(path), "--json", "--html", str(path.with_suffix(".html"))]) == 0
     assert reads == dict.fromkeys(LAYERS, 5)  # 300 tokens are five blocks
     document = json.loads(capsys.readouterr().out)
