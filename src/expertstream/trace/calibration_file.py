@@ -43,7 +43,7 @@ class _About(BaseModel):
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration; the file appears whole or not at all.
+    """Write a ``calibration`` to ``path``; the file appears whole or not at all.
 
     Raises:
         TraceError: the name does not end in .npz, or the file cannot be written.
@@ -82,7 +82,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read a calibration.
+    """Read a calibration from ``path``; the numbers are those saved, rounded to thousandths.
 
     Raises:
         TraceError: the file is missing, damaged, or no calibration.
