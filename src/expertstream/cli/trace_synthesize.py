@@ -18,7 +18,7 @@ from expertstream.trace.held_out import LIMIT, HeldOut
 from expertstream.trace.synthesis import draw
 
 MAX_TOKENS = 1_000_000
-MOST_FITTED = 2**18  # tokens; the fit itself looks at fewer, the comparison at all
+MOST_FITTED = 2**17  # tokens; a fit looks at half as many, the comparison at all
 REQUESTS, TOKENS_PER_REQUEST = 8, 136
 
 
