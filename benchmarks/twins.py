@@ -1,8 +1,8 @@
 """Real traces against their synthetic twins: activated fractions and simulated latency; prints Markdown.
 
 Held out: of each half of the requests a twin is fitted to the other half. Whole: the twin fitted to all requests
-against all. Activated fractions are of all recorded layers; latency is of six that are evenly spread (or all), the sum
-over up to 16, 8 and 4 iterations spread over the trace.
+against all. Activated fractions are of all recorded layers; latency is of six that are evenly spread (or all), the mean
+over up to 48, 24 and 8 iterations spread over the trace, of as many requests where each is of one request.
 `python benchmarks/twins.py FOLDER [activated|latency|statistics]` (of .npz files; without a name, all three tables).
 """
 
@@ -22,7 +22,7 @@ from expertstream.trace.held_out import NAMES, Fold, HeldOut, compare, folds
 from expertstream.trace.routing import GOLDEN_RATIO, MIXES
 
 STRATEGIES = ("ep", "tp", "fse-dp-paired")
-ITERATIONS = {16: 16, 64: 8, 256: 4}
+ITERATIONS = {16: 48, 64: 24, 256: 8}
 LIMIT, POINTS = 0.05, 3.0
 LAYERS = 6
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_packaged_calibrations_have_the_popularity_of_their_captures(real_traces
     drawn = synthesize(shape(source.model, e, k), requests=200, tokens_per_request=50, layers=(layer,))
     counts = [np.bincount(t.of_layers([layer]).experts.reshape(-1), minlength=e) for t in (real, drawn)]
     assert np.corrcoef(counts)[0, 1] > 0.85  # of six prompts, popularity is drawn to the mean: 0.88
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("gpt-oss-20b", "562d6b918c921129"),
+        ("deepseek-v2-lite", "d864f95c1bd0699d"),
+        ("qwen1.5-moe-a2.7b", "e9cf4d159c02401d"),
+    ],
+)
+def test_the_same_choices_are_drawn_on_every_machine(name: str, digest: str) -> None:
+    """Changes with the files in FOLDER, never with processor or threads."""
+    e, k, *_ = PUBLISHED[name]
+    trace = synthesize(shape(name, e, k), requests=4, tokens_per_request=50, layers=(1, 2, 20))
+    assert hashlib.sha256(trace.experts.astype("<i2").tobytes()).hexdigest().startswith(digest)
 
 
 def test_other_names_shapes_and_layers_keep_their_profiles() -> None:

@@ -60,8 +60,8 @@ def fit_locality(
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Fit the share of the covariance that a request keeps, and the memories of the rest.
 
-    First by the experts that tokens at each distance share; then that share, and the part of the rest that does not
-    outlive a token, by the experts that windows activate.
+    First by the experts that tokens at each distance share; then that share, and how much of the rest fades at once,
+    soon and late, by the experts that windows activate. The latter stay near what the distances say.
 
     Args:
         mean, shape, whole: scores [E], covariance that a request keeps (to a factor) and covariance of all, [E, E].
