@@ -2,8 +2,9 @@
 
 Per layer: how often each expert is chosen, how often two are chosen together by one token, by two distant tokens
 of a request, by a token at this layer and the layer before; and how fast the overlap of expert sets fades with
-distance (locality.py). A frequency p of a pair moves a latent correlation by (measured - simulated) / (phi(h_i) phi(h_j)), the
-slope of the bivariate normal orthant probability at zero correlation, damped by the sampling error of p.
+distance (locality.py). A frequency p of a pair moves a latent correlation by (measured - simulated) /
+(phi(h_i) phi(h_j)), the slope of the bivariate normal orthant probability at zero correlation, damped by the sampling
+error of p.
 """
 
 from __future__ import annotations
