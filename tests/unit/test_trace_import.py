@@ -423,6 +423,8 @@ def test_real_counts_are_drawn_with_their_popularity(real_traces: Path) -> None:
 def test_unknown_files(tmp_path: Path, trace: RoutingTrace) -> None:
     assert message(tmp_path / "none") == f"there is no file '{tmp_path / 'none'}'"
     path = tmp_path / "x"
+    path.write_text("")
+    assert message(path) == f"'{path}' is empty; write it again"
     path.write_text("hello world\n")
     assert message(path) == (
         f"'{path}' is of no known kind: neither Parquet, .npz, .npy, .pt (zip), JSON nor CSV with a header line"

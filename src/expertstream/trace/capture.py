@@ -143,8 +143,9 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
 
     Every forward pass without a filled cache starts new requests, one per sequence of the batch; passes with one
     continue them. A pass of one token after a filled cache is decode, all others are prefill. Padding (by a 2-D
-    attention mask) and what ``generate`` feeds to sequences that have ended are dropped. Beam search, which moves
-    sequences within a batch, is not told apart.
+    attention mask) and what ``generate`` feeds to sequences that have ended are dropped. A sequence ends with an
+    end token of ``model.generation_config``; set it there, as an ``eos_token_id`` given to ``generate`` is not seen.
+    Beam search, which moves sequences within a batch, is not told apart.
 
     Args:
         model: a transformers model of a known family, in any device and type.

@@ -49,6 +49,8 @@ def open_content(path: Path) -> Content:
             start = handle.read(HEADER_BYTES)
     except OSError as error:
         raise TraceError(f"cannot read '{path}': {error.strerror}") from None
+    if not start:
+        raise TraceError(f"'{path}' is empty; write it again")
     if start.startswith(b"PAR1"):
         return Content(path, "parquet", None)
     if start.startswith(b"\x93NUMPY"):
