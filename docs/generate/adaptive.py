@@ -19,11 +19,12 @@ from expertstream.explore.fields import change_package
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import Result, simulate
+from expertstream.strategy.plan import Options
 from expertstream.strategy.registry import BUILT_IN
 from expertstream.trace import Routing, RoutingTrace, synthesize
 
 OURS, PAPER = "fse-dp-adaptive", "fse-dp-paired"
-OTHERS = [s.name for s in BUILT_IN if not s.fitted and s.name != OURS]  # those that need no training part
+OTHERS = [s.name for s in BUILT_IN if s.name != OURS]
 PACKAGES, TOKENS, DDR = ("test-chip-2x2", "3x3", "4x4"), (16, 64, 256, 1024), (1, 2, 4, 8, 16)
 CHANNEL = 25_600_000_000
 SYNTHETIC = ("phi-3.5-moe-paper", "yuan2-m32-paper", "deepseek-moe-16b", "qwen3-30b-a3b")
@@ -63,18 +64,19 @@ def _cells(folder: str) -> list[Cell]:
     found = []
     for model, trace in _sources(folder):
         layer = int(trace.layer_index[len(trace.layer_index) // 2])
+        training, rest = trace.of_layers([layer]).split(least=max(TOKENS))
         for tokens in TOKENS:
-            routing = trace.iteration(tokens, layer)
-            found += [_cell(model, package, ddr, tokens, routing) for package in PACKAGES for ddr in DDR]
+            routing = rest.iteration(tokens, layer)
+            found += [_cell(model, package, ddr, tokens, routing, training) for package in PACKAGES for ddr in DDR]
     return found
 
 
-def _cell(model: str, package: str, ddr: int, tokens: int, routing: Routing) -> Cell:
+def _cell(model: str, package: str, ddr: int, tokens: int, routing: Routing, training: RoutingTrace) -> Cell:
     chip = change_package(Package.preset(package), {"channels.bandwidth": ddr * CHANNEL})
     results: dict[str, Result] = {}
     for name in (OURS, *OTHERS):
         try:
-            results[name] = simulate(MoEModel.preset(model), chip, routing, name)
+            results[name] = simulate(MoEModel.preset(model), chip, routing, name, options=Options(training=training))
         except WorkloadError:  # too little room for its tokens
             continue
     ours = results.pop(OURS)

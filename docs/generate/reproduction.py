@@ -21,7 +21,7 @@ from expertstream.report.chart import save_figure
 from expertstream.reproduce import Claim, Setting, Study, chosen_studies, reproduce
 from expertstream.reproduce.study import Row
 
-OWN_PAGES = ("ablation", "sensitivity")  # studies that docs.generate.studies shows
+OWN_PAGES = ("ablation", "sensitivity", "regimes")  # studies that docs.generate.studies shows
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 TRACES = "EXPERTSTREAM_TRACES"
 

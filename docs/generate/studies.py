@@ -1,4 +1,4 @@
-"""Tables of docs/ablation.md and docs/sensitivity.md, from those that ``docs.generate.reproduction run`` keeps."""
+"""Tables of docs/ablation.md, docs/sensitivity.md and docs/adaptive.md, from those that ``docs.generate.reproduction run`` keeps."""
 
 from __future__ import annotations
 
@@ -98,6 +98,18 @@ def gaps() -> str:
     return "\n\n".join(parts)
 
 
+def regimes() -> str:
+    """Adaptive streaming over the best of the others, by package, change, tokens and DDR bandwidth."""
+    rows = _rows("regimes")
+    times = sorted({row["ddr"] for row in rows})
+    lines = []
+    for (dies, change, tokens), mine in cells(rows, "dies", "change", "tokens").items():
+        at = {row["ddr"]: row for row in mine}
+        texts = [f"{at[n]['ratio']:.3f} `{at[n]['best']}` {at[n]['best_gap']:.2f}" if n in at else "" for n in times]
+        lines.append([dies, change, str(tokens), *texts])
+    return _table(["dies", "package", "tokens", *(f"DDR x{n}" for n in times)], lines)
+
+
 def _rows(name: str) -> list[Row]:
     return table_of(all_studies()[name])
 
@@ -131,6 +143,8 @@ SHOW: Final[dict[str, Callable[[], str]]] = {
     "sensitivity": lambda: claims("sensitivity"),
     "crossover": crossover,
     "gaps": gaps,
+    "regimes": regimes,
+    "regime-claims": lambda: claims("regimes"),
 }
 
 

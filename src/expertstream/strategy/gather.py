@@ -54,7 +54,8 @@ class Gathering:
 
     Room for all turns of an expert is asked for when its group starts: at all dies at one instant and in one order, so
     that the earliest turn that is not over finds its room everywhere, whatever the later ones wait for. Tokens of a die
-    visit the expert's dies along the ring; their partial sums are collected on the same way, and come home.
+    visit the expert's dies along the ring, one way or the other; their partial sums are collected on the same way, and
+    come home.
 
     Weights that do not stay load when there is room for their tokens (as in shares.add_movement). Those that stay load
     at once, and are there until the last turn. They leave ``spare`` bytes free for micro-slices that go on without a
@@ -116,7 +117,7 @@ class Gathering:
         for d in dies:
             area = (total - load[d]) * (workload.activation_bytes + workload.partial_sum_bytes)
             self._areas.add(
-                {"group": group, "bytes": area, "gate": -1},
+                {"group": group, "bytes": area},
                 {"die": [d], "arrive": [placed], "hold": [combined if chains else -1]},
             )
             if ready >= 0:
@@ -126,8 +127,9 @@ class Gathering:
                 stop = {"die": [d], "arrive": [-1], "done": [done]}
                 self._relays.add({"group": group, "bytes": 0, "gate": computed[d]}, stop)
         for s in chains:
-            at = self._ring.index(s)
-            others = [d for d in self._ring[at + 1 :] + self._ring[:at] if d in arrived]
+            ring = self._ring if (s + turn) % 2 else self._ring[::-1]  # both ways, so that all links carry some
+            at = ring.index(s)
+            others = [d for d in ring[at + 1 :] + ring[:at] if d in arrived]
             n = len(others)
             self._sent.add(
                 {"group": group, "bytes": load[s] * workload.activation_bytes, "gate": placed},
