@@ -1,4 +1,4 @@
-"""Tables of docs/ablation.md, docs/sensitivity.md and docs/adaptive.md, from those that ``docs.generate.reproduction run`` keeps."""
+"""Tables of ablation.md, sensitivity.md and adaptive.md, from those that ``docs.generate.reproduction run`` keeps."""
 
 from __future__ import annotations
 

@@ -136,8 +136,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "agrees" if good == len(rows) else "differs",
             ""
             if good == len(rows)
-            else "Links or token buffers far from the stated ones were not looked at when the "
-            "rule was designed; it compares bytes and room, not times",
+            else "Links and buffers far from the stated ones were not looked at when the rules were designed: slow links "
+            "are busy with gathering, and small buffers cut experts into more blocks, each of which gathers anew",
         ),
         Claim(
             "beyond the paper",
