@@ -27,6 +27,7 @@ CHANGES: Final[dict[str, dict[str, Any]]] = {
     "2 MiB for tokens": {"die.token_buffer": 2 * MIB},
 }
 WITHIN: Final = 1.01
+SHORT: Final = {"tp-per-expert": "tp-p-e", "fse-dp": "fse", "fse-dp-paired": "paired", "ep-streamed": "ep-str"}
 
 
 def points(setting: Setting) -> list[Point]:
@@ -104,7 +105,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             ratio = sum(row["ratio"] for row in some) / len(some)
             colour = drawing.colour_of(some[0]["best"])
             place.barh(y, 1, left=x - 0.5, height=1, color=colour, alpha=0.35, edgecolor="white")
-            best = some[0]["best"].replace("fse-dp", "fse").replace("tp-per-expert", "tp-p-e")
+            best = SHORT.get(some[0]["best"], some[0]["best"])
             place.text(x, y, f"{best}\n{ratio:.2f}", ha="center", va="center", fontsize=4.5)
         place.set_xticks(range(len(ddrs)), [f"x{ddr}" for ddr in ddrs], fontsize=6)
         place.set_yticks(range(len(tokens)), [str(n) for n in tokens], fontsize=6)
@@ -113,8 +114,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     drawing.caption(
         figure,
         f"{drawing.title_of(rows[0]['model'])}: the best of the other strategies, and the latency of {OURS} over its; "
-        "DDR bandwidth in multiples of 25.6 GB/s a channel (across), tokens per iteration (up); tp-p-e: tp-per-expert, "
-        "fse: fse-dp",
+        "DDR bandwidth in multiples of 25.6 GB/s a channel (across), tokens per iteration (up); "
+        + ", ".join(f"{short}: {name}" for name, short in SHORT.items()),
     )
     return figure
 
@@ -136,7 +137,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "agrees" if good == len(rows) else "differs",
             ""
             if good == len(rows)
-            else "Links and buffers far from the stated ones were not looked at when the rules were designed: slow links "
+            else "Links and buffers far from the stated ones were not looked at when the rules were made: slow links "
             "are busy with gathering, and small buffers cut experts into more blocks, each of which gathers anew",
         ),
         Claim(
