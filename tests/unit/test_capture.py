@@ -155,6 +155,7 @@ def test_choices_are_the_routers_own(family: str) -> None:
         model(ids)
     for handle in handles:
         handle.remove()
+    assert type(trace) is RoutingTrace
     assert trace.layer_index.tolist() == LAYERS.get(family, [0, 1, 2])
     assert (trace.n_tokens, trace.n_experts, trace.top_k, trace.model) == (14, 8, 2, family)
     assert trace.weights is not None
@@ -277,6 +278,12 @@ def test_models_without_routers_and_blocks_without_work() -> None:
         capture(tiny("mixtral")),
     ):
         pass
+
+
+def test_the_trace_is_not_there_before_the_block_ends() -> None:
+    message = "no experts yet: it is filled when the 'with capture"
+    with pytest.raises(TraceError, match=message), capture(tiny("mixtral")) as trace:
+        assert trace.experts is None
 
 
 def test_an_error_in_the_block_is_the_users_own() -> None:

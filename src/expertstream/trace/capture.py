@@ -137,6 +137,15 @@ class _Recorder:
         }
 
 
+class _NotFilled(RoutingTrace):
+    """The trace before the block of ``capture`` has ended."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in RoutingTrace.__dataclass_fields__:
+            raise TraceError(f"the trace has no {name} yet: it is filled when the 'with capture(...)' block ends")
+        raise AttributeError(f"a RoutingTrace has no '{name}'")
+
+
 @contextmanager
 def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     """Record the routing of everything that ``model`` computes inside the block.
@@ -197,7 +206,7 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     handles += [
         module.register_forward_hook(hook(path, READERS[type(module).__name__])) for path, module in routers.items()
     ]
-    trace = RoutingTrace.__new__(RoutingTrace)
+    trace = _NotFilled.__new__(_NotFilled)
     try:
         yield trace
     finally:
@@ -214,6 +223,7 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
         source=f"captured from {label}",
     )
     trace.__dict__.update(full.__dict__)
+    object.__setattr__(trace, "__class__", RoutingTrace)
 
 
 def find_routers(model: Any) -> dict[str, Any]:
