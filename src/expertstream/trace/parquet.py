@@ -179,7 +179,7 @@ class _Group:
 
 def read(path: Path, layers: Collection[int] | None = None, requests: Collection[int] | None = None) -> dict[str, Any]:
     """Fields of a RoutingTrace, of some layers or requests only. Raises TraceError for a damaged or other file."""
-    with _opened(path) as file:
+    with _opened(path, mapped=layers is not None) as file:
         return _read(path, file, layers, requests)
 
 
@@ -197,10 +197,11 @@ def read_choices(path: Path, layer: int, weights: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, mapped: bool = True) -> Iterator[Any]:
     try:
-        # Pages are mapped, not copied; those of other layers and requests are never touched.
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+        # Pages are mapped, not copied; those of other layers and requests are never touched. Where all layers are read,
+        # they are not: mapped pages of a large file would fill the memory until it is closed.
+        with pq.ParquetFile(path, memory_map=mapped, page_checksum_verification=True) as file:
             yield file
     except _DAMAGED:
         raise TraceError(
