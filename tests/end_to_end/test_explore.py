@@ -232,8 +232,8 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.
         started += [subprocess.Popen([*dask, "worker", *options], **quiet) for _ in range(workers)]  # type: ignore[call-overload]
         yield address, started[1:]
     finally:
-        for process in reversed(started):
-            process.terminate()
+        for process in started:
+            process.kill()  # a worker whose scheduler goes first may wait for it when it is asked to end
         for process in started:
             process.wait(30)
 
