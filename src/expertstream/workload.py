@@ -133,6 +133,11 @@ class LayerWorkload:
         """Bytes of one token's accumulators."""
         return -(-self.model.d_model * self.model.partial_sum_bits // 8)
 
+    @property
+    def remote_token_bytes(self) -> int:
+        """Bytes of a token that another die computes: its activations and its accumulators."""
+        return self.activation_bytes + self.partial_sum_bytes
+
     @cached_property
     def activated(self) -> Ints:
         """Experts with at least one token, ascending, int64."""

@@ -141,10 +141,9 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     n_channels = len(package.channels)
     times = LayerTimes.of(workload)
     batches = adaptive_batches(workload, times)
-    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
     residents = int(workload.tokens_on_die.max()) * workload.activation_bytes
     residents += int(batches.tokens.max()) * workload.partial_sum_bytes
-    room = (package.die.token_buffer_bytes - residents) // token_bytes
+    room = (package.die.token_buffer_bytes - residents) // workload.remote_token_bytes
     modes = Modes.of(workload, batches, int(room), options, times)
     cutting = Cutting.of(workload.columns, modes.parts)
     flowing = _only(batches, ~modes.gathers)
@@ -161,11 +160,11 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
-    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.block > 0)
+    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays)
     held: dict[int, int] = {}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
-        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.block > 0, total[p], shares.load[p])
+        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.stays, total[p], shares.load[p])
         late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
@@ -196,7 +195,7 @@ def _only(batches: Batches, some: NDArray[np.bool_]) -> Batches:
 def _held_bytes(workload: LayerWorkload, cutting: Cutting, modes: Modes, groups: Ints, homes: Homes) -> dict[int, int]:
     """Of each group whose micro-slices stay, the bytes that it fills at the die that gets the most."""
     n_dies = workload.package.n_dies
-    stay = np.flatnonzero((modes.block > 0)[cutting.slices[:, 0]] & (groups >= 0))
+    stay = np.flatnonzero(modes.stays[cutting.slices[:, 0]] & (groups >= 0))
     numbers, index = np.unique(groups[stay], return_inverse=True)
     filled = np.bincount(index * n_dies + homes.die[stay], cutting.width[stay], numbers.size * n_dies)
     most = filled.astype(np.int64).reshape(-1, n_dies).max(axis=1, initial=0) * workload.column_bytes

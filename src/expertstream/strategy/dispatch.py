@@ -149,7 +149,7 @@ def emit(
     is_held = held > 0
     work.add_chunks(
         group=turn_group,
-        bytes=remote.sum(axis=1) * (workload.activation_bytes + workload.partial_sum_bytes),
+        bytes=remote.sum(axis=1) * workload.remote_token_bytes,
         die=die[:, None],
         pool=TOKENS,
         gate=begun[unit],

@@ -137,7 +137,7 @@ class _Expected:
 
 def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: str, *, streamed: bool) -> Plan:
     package, n_dies, n_experts = workload.package, workload.package.n_dies, workload.model.n_experts
-    remote_bytes = workload.activation_bytes + workload.partial_sum_bytes
+    remote_bytes = workload.remote_token_bytes
     batches = token_batches(workload, 0 if n_dies == 1 else 2 * SMALLEST_AREA_TOKENS * remote_bytes)
     resident_bytes = int(workload.tokens_on_die.max()) * workload.activation_bytes
     resident_bytes += int(batches.tokens.max()) * workload.partial_sum_bytes

@@ -162,7 +162,7 @@ def _plan(
     reserve, most = 0, 0
     if options.redispatch:
         reserve = workload.package.die.token_buffer_bytes // REDISPATCH_SHARE
-        most = reserve // (workload.activation_bytes + workload.partial_sum_bytes)
+        most = reserve // workload.remote_token_bytes
     batches = token_batches(workload, reserve)
     shares = Shares.balanced(batches, most) if options.redispatch else Shares.at_home(batches)
     work = Work()

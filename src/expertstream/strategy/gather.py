@@ -115,7 +115,7 @@ class Gathering:
         arrived = dict(zip(dies, work.new_gates(come).tolist(), strict=True))
         computed = dict(zip(dies, work.new_gates([int((die == d).sum()) for d in dies]).tolist(), strict=True))
         for d in dies:
-            area = (total - load[d]) * (workload.activation_bytes + workload.partial_sum_bytes)
+            area = (total - load[d]) * workload.remote_token_bytes
             self._areas.add(
                 {"group": group, "bytes": area},
                 {"die": [d], "arrive": [placed], "hold": [combined if chains else -1]},

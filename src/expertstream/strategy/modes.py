@@ -56,6 +56,11 @@ class Modes:
     spare: int
     budget: int
 
+    @property
+    def stays(self) -> NDArray[np.bool_]:
+        """Whether an expert's micro-slices stay, bool [experts]."""
+        return self.block > 0
+
     @classmethod
     def of(cls, workload: LayerWorkload, batches: Batches, room: int, options: Options, times: LayerTimes) -> Modes:
         """Decide for all passes.
@@ -108,8 +113,7 @@ class Modes:
 def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:
     """The fewest passes, or more that give room for tokens of other dies, if that pays (``schedule.passes``)."""
     batches = token_batches(workload)
-    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
-    reserve = TURN_SHARE * SMALLEST_TURN * token_bytes
+    reserve = TURN_SHARE * SMALLEST_TURN * workload.remote_token_bytes
     try:
         enough, plenty = (token_batches(workload, n * reserve).passes for n in (1, 2))
     except BufferTooSmallError:  # not even in the smallest passes
@@ -120,7 +124,7 @@ def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:
 def _cheaper(workload: LayerWorkload, batches: Batches, times: LayerTimes) -> NDArray[np.bool_]:
     """Whether moving an expert's tokens is cheaper than circulating its weights, bool [experts]."""
     n_dies, n_channels = workload.package.n_dies, len(workload.package.channels)
-    token_bytes = workload.activation_bytes + workload.partial_sum_bytes
+    token_bytes = workload.remote_token_bytes
     sent = int(batches.load.sum()) * token_bytes * (n_dies - 1) // n_dies
     links_ps = sent * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
     if n_dies > 1 and all_tokens_move(links_ps, batches.passes * times.load, times.compute):

@@ -143,7 +143,7 @@ def add_movement(
     combined[at] = work.new_gates(packets[at])
     work.add_chunks(
         group=groups[at[0], at[1]],
-        bytes=received[at] * (workload.activation_bytes + workload.partial_sum_bytes),
+        bytes=received[at] * workload.remote_token_bytes,
         die=at[2][:, None],
         pool=TOKENS,
         arrive=placed[at[0], at[1]][:, None],

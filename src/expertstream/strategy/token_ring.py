@@ -99,7 +99,7 @@ def _batches(workload: LayerWorkload, options: Options) -> tuple[Batches, Shares
     """The fewest passes whose tokens fit, with the areas of the steps and of the tokens that are re-dispatched."""
     capacity = workload.package.die.token_buffer_bytes
     own = int(workload.tokens_on_die.max()) * workload.activation_bytes
-    remote_bytes = workload.activation_bytes + workload.partial_sum_bytes
+    remote_bytes = workload.remote_token_bytes
     alone = workload.package.n_dies == 1
     passes = 1
     while True:
@@ -164,7 +164,7 @@ class _Step:
         """Room for two batches at every die, before any weights; return the gate that opens when all have it."""
         if dies == 1:
             return self.placed
-        size = 2 * int(self.load.max()) * (self.workload.activation_bytes + self.workload.partial_sum_bytes)
+        size = 2 * int(self.load.max()) * self.workload.remote_token_bytes
         room = int(self.work.new_gates(dies)[0])
         self.home = int(self.work.new_gates(self.sources.size)[0])
         self.work.add_chunks(

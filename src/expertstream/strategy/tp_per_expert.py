@@ -28,7 +28,7 @@ AREAS = 2  # turns of routed experts in flight: one computes, the next gathers
 def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
     """An expert whose tokens do not fit the area at once is computed in turns, its weights staying in the buffer."""
     package, n_dies, total = workload.package, workload.package.n_dies, workload.columns.size
-    remote_bytes = workload.activation_bytes + workload.partial_sum_bytes
+    remote_bytes = workload.remote_token_bytes
     batches = token_batches(workload, 0 if n_dies == 1 else 2 * SMALLEST_AREA_TOKENS * remote_bytes)
     resident = int(workload.tokens_on_die.max()) * workload.activation_bytes
     resident += int(batches.tokens.max()) * workload.partial_sum_bytes
