@@ -24,7 +24,7 @@ from pathlib import Path
 
 from docs.generate.pictures import PICTURES
 from expertstream.cli.main import run
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACES = "EXPERTSTREAM_TRACES"

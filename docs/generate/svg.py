@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 
 INK, MUTED, GROUND = "#1b1f24", "#68717d", "#fbfaf7"
 # Okabe and Ito's colours: told apart by readers with colour-blindness and in print

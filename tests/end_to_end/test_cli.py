@@ -416,6 +416,10 @@ BAD = {
         ["simulate", "{model}", "--html", "."],
         "cannot write '.': it is a folder; give the name of a file",
     ),
+    "long name": (
+        ["trace", "synthesize", "{model}", "-o", f"{'x' * 300}.parquet"],
+        f"cannot write '{'x' * 300}.parquet': File name too long",
+    ),
     "trace name": (["trace", "synthesize", "{model}", "-o", "t.txt"], "it must end in .parquet"),
     "import nothing": (["trace", "import", "none.json"], "there is no file 'none.json'"),
     "import what is none": (["trace", "import", "config.json"], "'config.json' (json) is in no known format; known:"),

@@ -191,7 +191,7 @@ def test_names_and_places(fitted: Calibration, written: Path) -> None:
         save_calibration(fitted, Path("c.txt"))
     with pytest.raises(TraceError, match=r"^there is no calibration 'gone.npz'$"):
         load_calibration(Path("gone.npz"))
-    with pytest.raises(TraceError, match=r"^cannot write '.*nowhere/c.npz': No such file or directory$"):
+    with pytest.raises(TraceError, match=r"^cannot write '.*nowhere/c.npz': there is no folder '.*nowhere'"):
         save_calibration(fitted, written.parent / "nowhere" / "c.npz")
     damaged = written.with_name("damaged.npz")
     damaged.write_bytes(written.read_bytes()[:200])

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,10 +95,47 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
 
 
+def test_a_trace_is_as_readable_as_other_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        make().save(tmp_path / "t.parquet")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "t.parquet").stat().st_mode) == 0o640
+
+
+def test_a_link_keeps_pointing_at_its_trace(tmp_path: Path) -> None:
+    (tmp_path / "link.parquet").symlink_to("t.parquet")
+    make().save(tmp_path / "link.parquet")
+    assert (tmp_path / "link.parquet").is_symlink()
+    assert same(make(), RoutingTrace.load(tmp_path / "t.parquet"))
+
+
+def test_a_trace_goes_through_a_pipe(tmp_path: Path) -> None:
+    make().save(tmp_path / "t.parquet")
+    pipe = tmp_path / "pipe.parquet"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        make().save(pipe)
+        assert read.result() == (tmp_path / "t.parquet").read_bytes()
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_device(tmp_path: Path) -> None:
+    full = tmp_path / "full.parquet"
+    full.symlink_to("/dev/full")
+    with pytest.raises(TraceError, match=r"^cannot write '.*full.parquet': No space left on device$"):
+        make().save(full)
+
+
 def test_save_refuses_other_names(tmp_path: Path) -> None:
     assert message(make().save, "t.csv") == "'t.csv' is not a name for a trace; it must end in .parquet"
     missing = tmp_path / "none" / "t.parquet"
-    assert message(make().save, missing) == f"cannot write '{missing}': No such file or directory"
+    assert message(make().save, missing) == (
+        f"cannot write '{missing}': there is no folder '{missing.parent}'; create it first"
+    )
 
 
 def test_load_refuses_missing_and_foreign_files(tmp_path: Path) -> None:

@@ -99,12 +99,15 @@ def test_pieces_of_any_size_make_the_same_file(trace: RoutingTrace, tmp_path: Pa
         assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [ZeroDivisionError(), KeyboardInterrupt(), FileNotFoundError(2, "gone", "input")])
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, failure: BaseException) -> None:
+    """And says what failed, also where the system said so of another file."""
     with (
-        pytest.raises(ZeroDivisionError),
+        pytest.raises(type(failure)) as caught,
         TraceWriter(tmp_path / "t.parquet", layer_index=[0], n_experts=8, model="m", source="s"),
     ):
-        raise ZeroDivisionError
+        raise failure
+    assert caught.value is failure
     assert not list(tmp_path.iterdir())
 
 

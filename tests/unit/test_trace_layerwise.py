@@ -16,10 +16,10 @@ import pytest
 
 from expertstream.cli.main import run
 from expertstream.errors import TraceError
+from expertstream.files import to_json
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report import trace_page
-from expertstream.report.files import to_json
 from expertstream.simulate import compare
 from expertstream.strategy import Options
 from expertstream.trace import RoutingTrace, parquet, skew, statistics, synthesize

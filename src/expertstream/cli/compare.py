@@ -14,9 +14,9 @@ from rich.table import Table
 from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
 from expertstream.errors import ConfigError
+from expertstream.files import check_writable, write_json
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.report.files import check_writable, write_json
 from expertstream.simulate import Comparison, compare
 from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
 from expertstream.trace import RoutingTrace

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from expertstream.engine import kernel
-from expertstream.report.files import to_json
+from expertstream.files import to_json
 
 PIPE_WIDTH = 130  # columns where the output is no terminal
 QUIET_S = 2.0  # work shorter than this shows no progress

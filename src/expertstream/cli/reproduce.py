@@ -12,7 +12,7 @@ from expertstream.cli.explore import WorkersOption
 from expertstream.cli.inputs import JsonOption
 from expertstream.errors import ConfigError
 from expertstream.explore import make_executor
-from expertstream.report.files import make_folder
+from expertstream.files import make_folder
 from expertstream.reproduce import Outcome, Setting, all_studies, chosen_studies, reproduce
 from expertstream.reproduce.layers import preset_of
 

@@ -11,7 +11,7 @@ import typer
 from expertstream.cli.console import print_json, progress, stdout, table
 from expertstream.cli.inputs import JsonOption
 from expertstream.errors import ConfigError
-from expertstream.report.files import make_folder, replacing
+from expertstream.files import make_folder, replacing
 from expertstream.schedule.cycles import DEFAULT_SORTER
 
 GROWTH_EXPERTS, GROWTH_DIES = (16, 32, 64, 128), (4, 16, 64)

@@ -11,7 +11,7 @@ from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
 from expertstream.config import load_config
 from expertstream.errors import ConfigError
-from expertstream.report.files import check_writable
+from expertstream.files import check_writable
 from expertstream.report.html import write_serving_html
 from expertstream.serving.scenario import Scenario
 from expertstream.serving.serve import Parts, Serving

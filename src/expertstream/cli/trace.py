@@ -14,8 +14,8 @@ from expertstream.cli.console import facts, print_json, progress, stdout, table
 from expertstream.cli.trace_capture import capture_command
 from expertstream.cli.trace_import import import_command
 from expertstream.cli.trace_synthesize import synthesize_command
+from expertstream.files import check_writable
 from expertstream.report import trace_page
-from expertstream.report.files import check_writable
 from expertstream.trace import RoutingTrace, npz, skew, statistics
 from expertstream.trace.importers.arrays import counts_of as counts_in
 from expertstream.trace.skew import Popularity, loads, popularity

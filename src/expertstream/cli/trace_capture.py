@@ -10,7 +10,7 @@ import typer
 from expertstream.cli.console import Report, print_json, progress
 from expertstream.cli.inputs import JsonOption
 from expertstream.errors import ConfigError, TraceError
-from expertstream.report.files import check_writable
+from expertstream.files import check_writable
 from expertstream.trace import RoutingTrace
 from expertstream.trace.capture import capture
 

@@ -11,7 +11,7 @@ import typer
 from expertstream.cli.console import facts, print_json, progress, remark, stdout
 from expertstream.cli.inputs import JsonOption, load_model
 from expertstream.errors import TraceError
-from expertstream.report.files import check_writable
+from expertstream.files import check_writable
 from expertstream.trace.importers import FORMATS, import_trace
 
 

@@ -11,7 +11,7 @@ import typer
 from expertstream.cli import inputs
 from expertstream.cli.console import print_json, progress, remark, stdout, table
 from expertstream.errors import ConfigError, TraceError
-from expertstream.report.files import check_writable
+from expertstream.files import check_writable
 from expertstream.trace import RoutingTrace, calibrate, held_out, load_calibration, save_calibration, synthesize
 from expertstream.trace.calibration_file import check_name
 from expertstream.trace.held_out import LIMIT, HeldOut

@@ -24,7 +24,7 @@ from expertstream.explore.run import run_jobs, speed
 from expertstream.explore.spec import Axis, SearchSpec
 from expertstream.explore.store import Store
 from expertstream.explore.sweep import default_executor, spec_document
-from expertstream.report.files import write_json
+from expertstream.files import write_json
 
 SUMMARY: Final = "search.json"
 

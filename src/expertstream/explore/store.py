@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from expertstream.errors import ConfigError
 from expertstream.explore.rows import FAILED, schema
 from expertstream.explore.shards import Shards
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 
 RESULTS: Final = "results.parquet"
 

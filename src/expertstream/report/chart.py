@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from expertstream.errors import ConfigError
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 
 FORMATS = ("png", "svg", "pdf")
 # two of Okabe and Ito's colours: told apart by readers with colour-blindness and in print

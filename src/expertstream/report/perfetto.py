@@ -21,8 +21,8 @@ from expertstream.analysis import busy_in_windows, links_of_sends, occupancy
 from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.network import Network
 from expertstream.engine.timeline import KINDS, Timeline
+from expertstream.files import replacing
 from expertstream.package import Package, SurvivingPackage
-from expertstream.report.files import replacing
 
 if TYPE_CHECKING:
     from expertstream.simulate import Result

@@ -14,7 +14,7 @@ import plotly.io
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 from expertstream.trace import RoutingTrace
 from expertstream.trace.held_out import co_activation
 from expertstream.trace.skew import Load, Popularity

@@ -16,8 +16,8 @@ import pyarrow.csv
 from expertstream.errors import ConfigError, ExpertStreamError
 from expertstream.explore.executors import Executor
 from expertstream.explore.pace import Pace
+from expertstream.files import replacing, write_json
 from expertstream.report.chart import save_figure
-from expertstream.report.files import replacing, write_json
 from expertstream.reproduce.cache import Cache, hash_of
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
 

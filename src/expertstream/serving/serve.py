@@ -13,10 +13,10 @@ import numpy as np
 
 from expertstream.analysis import COMPONENTS, die_area, energy_by_component
 from expertstream.errors import ConfigError
+from expertstream.files import write_json
 from expertstream.model import MoEModel
 from expertstream.package import Package, surviving
 from expertstream.package.technology import Technology
-from expertstream.report.files import write_json
 from expertstream.serving.blocks import Blocks, Observer
 from expertstream.serving.heads import share_heads
 from expertstream.serving.iteration import Buffering, Iteration, Witness

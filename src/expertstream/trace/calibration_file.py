@@ -7,7 +7,6 @@ same trace everywhere and packs well; of symmetric matrices the upper half is ke
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from expertstream.errors import TraceError
+from expertstream.files import replacing
 from expertstream.trace import npz
 from expertstream.trace.calibration import MEMORIES, Calibration, LayerCalibration
 from expertstream.trace.latent import Floats, root
@@ -70,15 +70,8 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
         "depth": _fixed([layer.depth for layer in layers]),
         "about": np.frombuffer(json.dumps(about.model_dump(mode="json")).encode(), dtype=np.uint8),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    except OSError as error:
-        raise TraceError(f"cannot write '{path}': {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, TraceError) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_calibration(path: Path) -> Calibration:

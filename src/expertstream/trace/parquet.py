@@ -8,9 +8,8 @@ group holds one layer of one block, so that a few layers or requests of a large 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expertstream.errors import TraceError
+from expertstream.files import replacing, writing
 
 if TYPE_CHECKING:
     from expertstream.trace.routing import RoutingTrace
@@ -33,6 +33,10 @@ REQUIRED_COLUMNS = ("token", "layer", "request", "position", "phase", "experts")
 REQUIRED_METADATA = ("n_experts", "model", "source", "id_space", "synthetic")
 PER_TOKEN = ("request", "position", "phase")
 _DAMAGED = (pa.ArrowException, OSError, ValueError)
+
+
+class _UnfinishedError(Exception):
+    """The file is to be dropped."""
 
 
 class TraceWriter:
@@ -80,17 +84,15 @@ class TraceWriter:
         metadata |= {"id_space": id_space, "synthetic": "true" if synthetic else "false"}
         metadata |= {"layers": ",".join(map(str, self.layers)), "block": str(BLOCK)}
         self._schema = pa.schema(kinds, metadata=metadata)
-        self._temporary: Path | None = None
         self._waiting: list[dict[str, Any]] = []
         self._waiting_tokens = 0
-        try:
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-            os.close(handle)
-            self._temporary = Path(name)
-            self._file = pq.ParquetWriter(name, self._schema, compression="zstd", write_page_checksum=True)
-        except OSError as error:
-            self._discard()
-            raise self._failed(error) from None
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(path, TraceError))
+            sink = stack.enter_context(temporary.open("wb"))
+            self._file = stack.enter_context(
+                pq.ParquetWriter(sink, self._schema, compression="zstd", write_page_checksum=True)
+            )
+            self._open = stack.pop_all()
 
     def append(self, experts: Any, request: Any, position: Any, phase: Any, weights: Any = None) -> None:
         """Add tokens: experts (and weights) [tokens, layers, k], the others [tokens]. Raises TraceError if it fails."""
@@ -106,18 +108,11 @@ class TraceWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                while self._waiting_tokens:
-                    self._write()
-            self._file.close()
-            if kind is None and self._temporary is not None:
-                self._temporary.chmod(0o644)
-                self._temporary.replace(self.path)
-        except OSError as error:
-            raise self._failed(error) from None
-        finally:
-            self._discard()
+        with suppress(_UnfinishedError), self._open:
+            if kind is not None:
+                raise _UnfinishedError  # not the block's own error, which may be an OSError of another file
+            while self._waiting_tokens:
+                self._write()
 
     def _write(self) -> None:
         joined = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._waiting[0]}
@@ -130,7 +125,7 @@ class TraceWriter:
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
         same = {name: pa.array(block[name], type=self._schema.field(name).type) for name in PER_TOKEN}
         same["token"] = pa.array(np.arange(self.tokens, self.tokens + n), type=pa.int32())
-        try:
+        with writing(self.path, TraceError):
             for at, layer in enumerate(self.layers):
                 columns = same | {"layer": pa.array(np.full(n, layer), type=pa.int32())}
                 for name in ("experts", "weights"):
@@ -139,16 +134,7 @@ class TraceWriter:
                         columns[name] = pa.ListArray.from_arrays(offsets, values)
                 table = pa.table([columns[name] for name in self._schema.names], schema=self._schema)
                 self._file.write_table(table, row_group_size=BLOCK)
-        except OSError as error:
-            raise self._failed(error) from None
         self.tokens += n
-
-    def _discard(self) -> None:
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
-
-    def _failed(self, error: OSError) -> TraceError:
-        return TraceError(f"cannot write '{self.path}': {error.strerror or error}")
 
 
 def write(trace: RoutingTrace, path: Path) -> None:

@@ -17,8 +17,8 @@ from expertstream.explore.pictures.parallel import draw_parallel, parallel
 from expertstream.explore.pictures.pareto import draw_pareto, pareto_plot
 from expertstream.explore.pictures.tornado import draw_tornado, tornado
 from expertstream.explore.results import Results
+from expertstream.files import make_folder
 from expertstream.report.chart import save_figure
-from expertstream.report.files import make_folder
 
 FORMATS: Final = ("png", "svg", "html")
 PAGE: Final = "pictures.html"

@@ -20,7 +20,7 @@ from expertstream.explore.pictures.labels import BLUE, GREY, ORANGE, RED, SCALE,
 from expertstream.explore.pictures.parallel import Parallel
 from expertstream.explore.pictures.pareto import ParetoPlot, wide
 from expertstream.explore.pictures.tornado import MOST_BARS, Tornado, swing_text
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 
 Data = HeatMap | ParetoPlot | Parallel | Tornado
 

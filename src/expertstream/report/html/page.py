@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from expertstream.report.files import replacing
+from expertstream.files import replacing
 from expertstream.report.html import sections, serving
 from expertstream.report.html.pack import Packed, pack_run
 from expertstream.report.html.run import run_about, run_article
