@@ -19,7 +19,7 @@ from expertstream.strategy.homes import Homes
 from expertstream.strategy.modes import LayerTimes, Modes, adaptive_batches
 from expertstream.strategy.plan import Options, Plan, any_pending
 from expertstream.strategy.shares import Shares, add_movement
-from expertstream.strategy.tokens import TokenTurns, add_residents
+from expertstream.strategy.tokens import DieClusters, TokenTurns, add_residents
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
@@ -147,7 +147,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     modes = Modes.of(workload, batches, int(room), options, times)
     cutting = Cutting.of(workload.columns, modes.parts)
     flowing = _only(batches, ~modes.gathers)
-    turns = TokenTurns.of(_only(batches, modes.gathers), modes.most)
+    clusters = DieClusters.of(workload.topology.ring(range(package.n_dies)), modes.clusters)
+    turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, clusters)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
@@ -160,11 +161,11 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
-    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays)
+    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, clusters)
     held: dict[int, int] = {}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
-        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.stays, total[p], shares.load[p])
+        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.stays, total[p], shares.load[p], clusters)
         late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)

@@ -12,7 +12,7 @@ from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
 from expertstream.strategy.homes import Homes
-from expertstream.strategy.tokens import TokenTurns
+from expertstream.strategy.tokens import DieClusters, TokenTurns
 from expertstream.strategy.trajectories import Cutting
 from expertstream.workload import LayerWorkload
 
@@ -68,10 +68,10 @@ class Gathering:
 
     def __init__(
         self, work: Work, workload: LayerWorkload, cutting: Cutting, turns: TokenTurns, first_set: int, spare: int,
-        stays: NDArray[np.bool_],
+        stays: NDArray[np.bool_], clusters: DieClusters,
     ) -> None:  # fmt: skip
         self._work, self._workload, self._cutting, self._turns = work, workload, cutting, turns
-        self._first_set, self._spare, self._stays = first_set, spare, stays
+        self._first_set, self._spare, self._stays, self._clusters = first_set, spare, stays, clusters
         self._ring = workload.topology.ring(range(workload.package.n_dies))
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
 
@@ -91,6 +91,9 @@ class Gathering:
             e = int(expert[i])
             tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
             mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
+            if self._clusters.count[e] > 1:
+                signals += self._add_clustered(mine, e, tags, homes, groups, ready, done)
+                continue
             cuts = np.flatnonzero(np.diff(groups[tags])) + 1
             for block in np.split(tags, cuts) if self._stays[e] else [tags]:
                 group = int(groups[block[0]])
@@ -102,7 +105,50 @@ class Gathering:
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
         return signals
 
-    def _add_round(self, turn: int, die: Ints, group: int, ready: int, done: int) -> _Round:
+    def _add_clustered(self, turns: range, e: int, tags: Ints, homes: Homes, groups: Ints, ready: int, done: int) -> int:
+        """Turn k is computed in cluster k, which every micro-slice visits once."""
+        workload, n = self._workload, tags.size
+        peers = self._clusters.peers(e, homes.die[tags])[:, : len(turns)]
+        group = int(groups[tags[0]])
+        n_areas = sum(np.unique(peers[:, k]).size for k in range(len(turns)))
+        placed = int(self._work.new_gates([n_areas])[0])
+        rounds = [self._add_round(turn, peers[:, k], group, ready, done, placed) for k, turn in enumerate(turns)]
+        signals = int((self._turns.on_die[turns.start : turns.stop] > 0).sum())
+        channel, width = homes.channel[tags], self._cutting.width[tags]
+        count = len(turns)
+        start = self._clusters.of_die(e, homes.die[tags]) % count
+        way = np.where(np.arange(n) // len(workload.package.channels) % 2, 1, -1)
+        order = (start[:, None] + way[:, None] * np.arange(count)) % count  # cluster of each visit
+        dies = np.take_along_axis(peers, order, axis=1)
+        entry = np.array([workload.topology.entry_die(c, d) for c, d in zip(channel.tolist(), dies[:, 0].tolist(), strict=True)])
+        through = (entry != dies[:, 0]).astype(np.int64)
+        n_stops = through + count
+        begin = np.cumsum(n_stops) - n_stops
+        size = width * workload.column_bytes
+        total = int(n_stops.sum())
+        stops = {name: np.full(total, -1, dtype=np.int64) for name in ("gate", "done", "tag")}
+        stops |= {name: np.zeros(total, dtype=np.int64) for name in ("compute_ps", "tokens", "rank", "lifo", "die")}
+        stops["die"][begin] = entry
+        tokens = self._turns.on_die[turns.start : turns.stop].sum(axis=1)
+        for nth in range(count):
+            at = begin + through + nth
+            k = order[:, nth]
+            stops["die"][at] = dies[:, nth]
+            stops["compute_ps"][at] = compute_ps(
+                workload.package.die, tokens[k], workload.model.d_model, width, workload.model.weight_bits
+            )
+            stops["gate"][at] = [rounds[i].arrived[d] for i, d in zip(k.tolist(), dies[:, nth].tolist(), strict=True)]
+            stops["done"][at] = [rounds[i].computed[d] for i, d in zip(k.tolist(), dies[:, nth].tolist(), strict=True)]
+            stops["tokens"][at], stops["tag"][at] = tokens[k], self._first_set + turns.start + k
+            stops["rank"][at], stops["lifo"][at] = nth == 0, nth > 0
+        self._work.add_ragged(
+            n_stops,
+            {"bytes": size, "group": groups[tags], "channel": channel, "gate": placed, "tag": tags, "flow": 1},
+            stops,
+        )
+        return signals
+
+    def _add_round(self, turn: int, die: Ints, group: int, ready: int, done: int, place: int = -1) -> _Round:
         """Room, tokens and partial sums of a turn; every die with tokens of its own signals ``done`` once."""
         workload, work = self._workload, self._work
         load = self._turns.on_die[turn].tolist()
@@ -111,6 +157,7 @@ class Gathering:
         sources = [s for s in range(len(load)) if load[s]]
         chains = [s for s in sources if dies != [s]]
         placed, combined = work.new_gates([len(dies), len(chains)]).tolist()
+        placed = place if place >= 0 else placed
         come = [sum(s != d for s in sources) + (ready >= 0) for d in dies]
         arrived = dict(zip(dies, work.new_gates(come).tolist(), strict=True))
         computed = dict(zip(dies, work.new_gates([int((die == d).sum()) for d in dies]).tolist(), strict=True))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from expertstream.package import Topology
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import place
+from expertstream.strategy.tokens import DieClusters
 from expertstream.strategy.trajectories import Cutting
 from expertstream.workload import LayerWorkload
 
@@ -31,7 +32,7 @@ class Homes:
     @classmethod
     def of(
         cls, workload: LayerWorkload, cutting: Cutting, loads: Iterable[Ints], gathers: NDArray[np.bool_],
-        held: NDArray[np.bool_], tokens: Ints, shares: Ints,
+        held: NDArray[np.bool_], tokens: Ints, shares: Ints, clusters: DieClusters,
     ) -> Homes:  # fmt: skip
         """Stripe the experts' micro-slices over the channels, and place each at a die near its channel (``place``).
 
@@ -73,14 +74,23 @@ class Homes:
                 np.maximum(die_free, channel_free.min(), out=die_free)
                 np.add.at(die_free, die[tags], time)
                 continue
+            several = int(clusters.count[e]) > 1
+            if several:
+                each = -(-int(tokens[e]) // int(clusters.count[e]))
+                time = compute_ps(package.die, each, model.d_model, width[tags], model.weight_bits)
             for c in np.unique(at).tolist():
                 mine = np.flatnonzero(at == c)
                 where = np.empty(mine.size, dtype=np.int64)
                 place(
-                    channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c, ways[c],
+                    channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c,
+                    _in_cluster(topology, c, clusters, e) if several else ways[c],
                     load_ps[mine], send_ps[mine], time[mine], where,
                 )  # fmt: skip
                 die[tags[mine]] = where
+                if several:
+                    peers = clusters.peers(e, where)
+                    others = peers != where[:, None]
+                    np.add.at(die_free, peers[others], np.repeat(time[mine], others.sum(axis=1)))
         return cls(channel, die)
 
 
@@ -90,6 +100,17 @@ def _ways(topology: Topology, channel: int) -> Ints:
     mine = np.flatnonzero(distance[channel] == distance.min(axis=0))
     mine = mine[np.argsort(distance[channel, mine], kind="stable")]
     entry = np.array([topology.entry_die(channel, int(d)) for d in mine], dtype=np.int64)
+    return np.stack((mine, entry * topology.n_dies + mine), axis=1)
+
+
+def _in_cluster(topology: Topology, channel: int, clusters: DieClusters, expert: int) -> Ints:
+    """As _ways: the dies of the cluster where the channel comes in."""
+    attached = topology.package.channels[channel].dies[0]
+    index = clusters.of_die(expert, np.arange(topology.n_dies))
+    mine = np.flatnonzero(index == index[attached])
+    entry = np.array([topology.entry_die(channel, int(d)) for d in mine], dtype=np.int64)
+    mine_order = np.argsort(topology.hops[entry, mine], kind="stable")
+    mine, entry = mine[mine_order], entry[mine_order]
     return np.stack((mine, entry * topology.n_dies + mine), axis=1)
 
 

@@ -51,6 +51,7 @@ class Modes:
 
     gathers: NDArray[np.bool_]
     most: Ints
+    clusters: Ints
     parts: Ints
     block: Ints
     spare: int
@@ -72,12 +73,15 @@ class Modes:
         tokens = batches.load.sum(axis=2).max(axis=0)
         cheaper = _cheaper(workload, batches, times)
         parts, _ = micro_slices(workload, options.micro_slices)
-        turns = np.array([token_turns(n, room) if c else 0 for n, c in zip(tokens.tolist(), cheaper, strict=True)])
         load_ps = batches.passes * times.load
-        stay = weights_stay(int(turns.max(initial=0)), load_ps, times.compute)
+        turns = np.array([token_turns(n, room) if c else 0 for n, c in zip(tokens.tolist(), cheaper, strict=True)])
+        clusters = np.where(cheaper, _clusters(workload, tokens, room, load_ps, times.compute), 1)
+        clustered = bool((clusters > 1).any())
+        turns = np.where(clusters > 1, 1, turns)
+        stay = weights_stay(int(turns.max(initial=0)), load_ps, times.compute) and not clustered
         whole, stays = (turns == 1) & (not stay), (turns > 0) & stay
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
-        circulate = bool((~(whole | stays) & (tokens > 0)).any())
+        circulate = bool((~(whole | stays) & (tokens > 0)).any()) or clustered
         while True:
             # What passes through the die of its channel shares that buffer with trajectories over all dies: of these
             # two must fit, as in micro_slices.py, whichever micro-slices they are made of.
@@ -103,11 +107,22 @@ class Modes:
         return cls(
             whole | stays,
             np.maximum(1, -(-tokens // np.maximum(turns, 1))),
+            np.where(whole, clusters, 1),
             np.where(stays, block * blocks, np.where(whole, striped, parts * n_dies)),
             block,
             spare,
             budget,
         )
+
+
+def _clusters(workload: LayerWorkload, tokens: Ints, room: int, load_ps: int, compute_ps: int) -> Ints:
+    import os
+    n = workload.package.n_dies
+    if load_ps < float(os.environ.get("GR", "0")) * compute_ps:
+        return np.ones(tokens.size, dtype=np.int64)
+    K = float(os.environ.get("K", "1"))
+    options = [g for g in range(1, n + 1) if n % g == 0]
+    return np.array([next((g for g in options if t * K <= g * room), n) for t in tokens.tolist()], dtype=np.int64)
 
 
 def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:

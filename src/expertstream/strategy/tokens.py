@@ -76,6 +76,36 @@ def add_residents(work: Work, workload: LayerWorkload, batches: Batches, done: I
 
 
 @dataclass(frozen=True, eq=False)
+class DieClusters:
+    """Each expert's partition of the dies into clusters of equal size, arcs of the ring.
+
+    Tokens of an expert are divided over its clusters and gathered in each; its weights visit all clusters.
+
+    Attributes:
+        count: int64 [experts], clusters of each expert; divides the number of dies.
+        ring: int64 [dies], the ring. place: int64 [dies], place of each die on it.
+    """
+
+    count: Ints
+    ring: Ints
+    place: Ints
+
+    @classmethod
+    def of(cls, ring: list[int], count: Ints) -> DieClusters:
+        order = np.array(ring, dtype=np.int64)
+        return cls(count, order, np.argsort(order))
+
+    def peers(self, expert: int, die: Ints) -> Ints:
+        """For each of these dies those with its place in every cluster, int64 [n, clusters]; column k in cluster k."""
+        n, count = self.ring.size, int(self.count[expert])
+        size = n // count
+        return self.ring[self.place[die][:, None] % size + size * np.arange(count)]
+
+    def of_die(self, expert: int, die: Ints) -> Ints:
+        return self.place[die] * self.count[expert] // self.ring.size
+
+
+@dataclass(frozen=True, eq=False)
 class TokenTurns:
     """The tokens of each (pass, expert) that has some, cut into turns; each takes about evenly from all dies.
 
@@ -94,16 +124,28 @@ class TokenTurns:
     on_die: Ints
 
     @classmethod
-    def of(cls, batches: Batches, most: Ints | int) -> TokenTurns:
-        """Turns of at most ``most`` tokens, int or int64 [experts]."""
+    def of(cls, batches: Batches, most: Ints | int, clusters: DieClusters | None = None) -> TokenTurns:
+        """Turns of at most ``most`` tokens, int or int64 [experts].
+
+        With ``clusters`` the tokens of an expert that has several are cut into as many turns, one for each cluster, which gets
+        those that live there, as far as the turns remain equal.
+        """
         _, n_experts, n_dies = batches.load.shape
         cell = np.repeat(np.arange(batches.load.size), batches.load.reshape(-1))
-        order = np.lexsort((cell % n_dies, ranks_within(cell), cell // n_dies))
+        number = np.ones(n_experts, dtype=np.int64) if clusters is None else clusters.count
+        near = np.zeros(cell.size, dtype=np.int64)
+        if clusters is not None:
+            near = clusters.place[cell % n_dies] * number[cell // n_dies % n_experts] // n_dies
+        order = np.lexsort((cell % n_dies, ranks_within(cell), near, cell // n_dies))
         key = cell[order] // n_dies
         lists, index, size = np.unique(key, return_inverse=True, return_counts=True)
-        count = -(-size // np.broadcast_to(most, n_experts)[lists % n_experts])
+        expert = lists % n_experts
+        several = number[expert] > 1
+        count = np.where(several, np.minimum(number[expert], size), -(-size // np.broadcast_to(most, n_experts)[expert]))
         first = np.cumsum(count) - count
-        turn = first[index] + ranks_within(key) * count[index] // size[index]
+        # The remainder goes to each of the clusters in turn.
+        extra = np.where(several, np.arange(lists.size) % count, 0)
+        turn = first[index] + (ranks_within(key) * count[index] + extra[index]) // size[index]
         n = int(count.sum())
         ptr = np.concatenate(([0], np.cumsum(np.bincount(turn, minlength=n)))).astype(np.int64)
         on_die = np.bincount(turn * n_dies + cell[order] % n_dies, minlength=n * n_dies).astype(np.int64)
