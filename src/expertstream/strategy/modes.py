@@ -76,8 +76,10 @@ class Modes:
         load_ps = batches.passes * times.load
         turns = np.array([token_turns(n, room) if c else 0 for n, c in zip(tokens.tolist(), cheaper, strict=True)])
         clusters = np.where(cheaper, _clusters(workload, tokens, room, load_ps, times.compute), 1)
-        clustered = bool((clusters > 1).any())
+        clustered = bool((clusters > 1).any()) and n_dies > 1
         turns = np.where(clusters > 1, 1, turns)
+        turns = np.where(clusters == n_dies, 0, turns)
+        clusters = np.where(clusters == n_dies, 1, clusters)
         stay = weights_stay(int(turns.max(initial=0)), load_ps, times.compute) and not clustered
         whole, stays = (turns == 1) & (not stay), (turns > 0) & stay
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
