@@ -53,7 +53,8 @@ class Homes:
         ways = [_ways(topology, c) for c in range(n_channels)]
         bandwidth = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64)
         width = cutting.width
-        turn = 0
+        turn = spin = 0
+        import os; compute_bound = workload.macs / package.macs_per_s * float(os.environ.get('EV','1')) >= int(workload.expert_bytes[workload.activated].sum()) / sum(bandwidth.tolist())
         for tags in loads:
             e = int(cutting.slices[tags[0], 0])
             size = width[tags] * workload.column_bytes
@@ -78,6 +79,18 @@ class Homes:
             if several:
                 each = -(-int(tokens[e]) // int(clusters.count[e]))
                 time = compute_ps(package.die, each, model.d_model, width[tags], model.weight_bits)
+                import os
+                if compute_bound:
+                    count = int(clusters.count[e])
+                    size_of = package.n_dies // count
+                    cl = clusters.of_die(e, np.array([package.channels[c].dies[0] for c in at.tolist()]))
+                    position = (np.arange(tags.size) // n_channels + at + spin) % size_of
+                    spin += 1
+                    die[tags] = clusters.ring[cl * size_of + position]
+                    channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
+                    np.maximum(die_free, channel_free.min(), out=die_free)
+                    np.add.at(die_free, clusters.peers(e, die[tags]), time[:, None])
+                    continue
             for c in np.unique(at).tolist():
                 mine = np.flatnonzero(at == c)
                 where = np.empty(mine.size, dtype=np.int64)

@@ -83,13 +83,15 @@ class Modes:
         stay = weights_stay(int(turns.max(initial=0)), load_ps, times.compute) and not clustered
         whole, stays = (turns == 1) & (not stay), (turns > 0) & stay
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
-        circulate = bool((~(whole | stays) & (tokens > 0)).any()) or clustered
+        circulate = bool((~(whole | stays) & (tokens > 0)).any())
         while True:
             # What passes through the die of its channel shares that buffer with trajectories over all dies: of these
             # two must fit, as in micro_slices.py, whichever micro-slices they are made of.
-            slots = 2 * (n_dies + 1) if circulate or not stay else 16
+            import os
+            slots = 2 * (n_dies + 1) if circulate or not stay and not clustered else 16
+            if clustered: slots = 2 * (n_dies + 1)
             widest = max(1, weight_buffer // (slots * workload.column_bytes))
-            spare = (n_dies + 1 if circulate else 2) * widest * workload.column_bytes
+            spare = (n_dies + 1 if circulate else int(clusters.max()) + 1) * widest * workload.column_bytes
             # Beside those that stay, one that passes through must find room for itself, the next stop and the spare.
             budget = max(0, weight_buffer - spare - 2 * widest * workload.column_bytes)
             if not balanced(load_ps, times.compute):
@@ -106,6 +108,8 @@ class Modes:
         blocks = -(-a_die // np.maximum(at_once, 1))
         block = np.where(stays, -(-a_die // blocks) * n_dies, 0)
         striped = np.maximum(2, -(-columns // (widest * n_channels))) * n_channels
+        step = np.lcm(n_channels, n_dies // clusters)
+        striped = np.where(clusters > 1, -(-striped // step) * step, striped)
         return cls(
             whole | stays,
             np.maximum(1, -(-tokens // np.maximum(turns, 1))),
