@@ -24,6 +24,9 @@ from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
+import os
+EL = int(os.environ.get('EL','1'))
+NORES = os.environ.get('NORES','1')=='1'
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
 
@@ -54,6 +57,7 @@ class AdaptiveDispatcher:
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
         self._running: dict[int, int] = {}  # group: compute time
+        self._since = 0
         self._first: list[tuple[int, int]] = []  # of the first pass: groups to start before all others
 
     def next_groups(self) -> list[int]:
@@ -71,7 +75,10 @@ class AdaptiveDispatcher:
             first, self._prologue = self._prologue, []
             return first
         state = view.group_state
+        before = len(self._running)
         self._running = {g: ps for g, ps in self._running.items() if state[g] != COMPLETE}
+        if len(self._running) < before or not self._running:
+            self._since = view.now_ps
         left = self._budget - sum(self._held.get(g, 0) for g in self._running)
         if self._first:
             group, compute_ps = self._first[0]
@@ -86,10 +93,14 @@ class AdaptiveDispatcher:
             self._passes.pop(0)
         if not self._passes or not view.dry_channel or any_pending(view, list(self._running)):
             return []
-        fits = [self._held.get(g, 0) <= max(0, left) for g in self._passes[0].ends]
+        ends = [self._held.get(g, 0) for g in self._passes[0].ends]
+        # The rest of an expert that has started must fit beside all others: they may wait for room that its tokens take.
+        rest = [size if begun else 0 for size, begun in zip(ends, self._passes[0].begun, strict=True)]
+        one = len(self._passes[0].queue) == 1
+        fits = [ends[i] <= max(0, left - (0 if one or NORES else rest[1 - i])) for i in (0, 1)]
         if not any(fits):
             return []
-        group, compute_ps = self._passes[0].take(sum(self._running.values()), self._target_ps, fits)
+        group, compute_ps = self._passes[0].take(max(0, sum(self._running.values()) - EL * (view.now_ps - self._since)), self._target_ps, fits)
         self._running[group] = compute_ps
         return [group]
 
@@ -100,6 +111,7 @@ class _Pass:
     def __init__(self, streams: Sequence[Stream]) -> None:
         ranked = sorted(range(len(streams)), key=lambda i: (-streams[i].tokens, i))
         self.queue = [list(streams[i].groups) for i in ranked]
+        self._firsts = {groups[0][0] for groups in self.queue}
         self._admitted_ps, self._admitted_bytes = 0, 0
         self._total_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
         self._total_bytes = sum(size for groups in self.queue for _, _, size in groups)
@@ -116,6 +128,11 @@ class _Pass:
         self._admitted_ps += sum(ps for _, ps, _ in found)
         self._admitted_bytes += sum(size for _, _, size in found)
         return {group: ps for group, ps, _ in found}
+
+    @property
+    def begun(self) -> tuple[bool, bool]:
+        """Whether a group of the hottest and of the coldest expert has been taken."""
+        return self.queue[0][0][0] not in self._firsts, self.queue[-1][0][0] not in self._firsts
 
     @property
     def ends(self) -> tuple[int, int]:

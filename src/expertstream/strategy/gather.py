@@ -19,6 +19,9 @@ from expertstream.workload import LayerWorkload
 Ints = NDArray[np.int64]
 
 
+import os
+NOSH = os.environ.get('NOSH','1')=='1'
+
 @dataclass
 class _Columns:
     """Chunks of one kind with their stops, collected one by one."""
@@ -95,10 +98,14 @@ class Gathering:
                 signals += self._add_clustered(mine, e, tags, homes, groups, ready, done)
                 continue
             cuts = np.flatnonzero(np.diff(groups[tags])) + 1
-            for block in np.split(tags, cuts) if self._stays[e] else [tags]:
-                group = int(groups[block[0]])
-                rounds = [self._add_round(turn, homes.die[block], group, ready, done) for turn in mine]
-                signals += int((turns.on_die[mine.start : mine.stop] > 0).sum())
+            blocks = np.split(tags, cuts) if self._stays[e] else [tags]
+            rounds = []
+            for block in blocks:
+                if not rounds or len(mine) > 1 or NOSH:
+                    of = block if len(mine) > 1 or NOSH else tags
+                    group = int(groups[block[0]])
+                    rounds = [self._add_round(turn, homes.die[of], group, ready, done) for turn in mine]
+                    signals += int((turns.on_die[mine.start : mine.stop] > 0).sum())
                 self._add_weights(mine, block, homes, groups[block], rounds, bool(self._stays[e]), bool(late[e]))
         for columns in (self._areas, self._relays, self._sent, self._back):
             columns.emit(self._work)
