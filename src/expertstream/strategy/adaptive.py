@@ -19,13 +19,14 @@ from expertstream.strategy.homes import Homes
 from expertstream.strategy.modes import LayerTimes, Modes, adaptive_batches
 from expertstream.strategy.plan import Options, Plan, any_pending
 from expertstream.strategy.shares import Shares, add_movement
-from expertstream.strategy.tokens import DieClusters, TokenTurns, add_residents
+from expertstream.strategy.tiles import Tiles
+from expertstream.strategy.tokens import TokenTurns, add_residents
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 import os
-EL = int(os.environ.get('EL','1'))
+EL = int(os.environ.get('EL','0'))
 NORES = os.environ.get('NORES','1')=='1'
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
@@ -164,8 +165,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     modes = Modes.of(workload, batches, int(room), options, times)
     cutting = Cutting.of(workload.columns, modes.parts)
     flowing = _only(batches, ~modes.gathers)
-    clusters = DieClusters.of(workload.topology.ring(range(package.n_dies)), modes.clusters)
-    turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, clusters)
+    tiles = Tiles.of(workload.topology, modes.tile)
+    turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
@@ -178,11 +179,11 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
-    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, clusters)
+    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles)
     held: dict[int, int] = {}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
-        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.stays, total[p], shares.load[p], clusters)
+        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.stays, total[p], shares.load[p], tiles)
         late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)

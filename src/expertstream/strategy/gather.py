@@ -12,7 +12,8 @@ from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
 from expertstream.strategy.homes import Homes
-from expertstream.strategy.tokens import DieClusters, TokenTurns
+from expertstream.strategy.tiles import Tiles
+from expertstream.strategy.tokens import TokenTurns
 from expertstream.strategy.trajectories import Cutting
 from expertstream.workload import LayerWorkload
 
@@ -71,10 +72,10 @@ class Gathering:
 
     def __init__(
         self, work: Work, workload: LayerWorkload, cutting: Cutting, turns: TokenTurns, first_set: int, spare: int,
-        stays: NDArray[np.bool_], clusters: DieClusters,
+        stays: NDArray[np.bool_], tiles: Tiles,
     ) -> None:  # fmt: skip
         self._work, self._workload, self._cutting, self._turns = work, workload, cutting, turns
-        self._first_set, self._spare, self._stays, self._clusters = first_set, spare, stays, clusters
+        self._first_set, self._spare, self._stays, self._tiles = first_set, spare, stays, tiles
         self._ring = workload.topology.ring(range(workload.package.n_dies))
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
 
@@ -94,8 +95,8 @@ class Gathering:
             e = int(expert[i])
             tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
             mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
-            if self._clusters.count[e] > 1:
-                signals += self._add_clustered(mine, e, tags, homes, groups, ready, done)
+            if self._tiles.size[e] > 1:
+                signals += self._add_tiled(mine, e, tags, homes, groups, ready, done)
                 continue
             cuts = np.flatnonzero(np.diff(groups[tags])) + 1
             blocks = np.split(tags, cuts) if self._stays[e] else [tags]
@@ -112,21 +113,25 @@ class Gathering:
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
         return signals
 
-    def _add_clustered(self, turns: range, e: int, tags: Ints, homes: Homes, groups: Ints, ready: int, done: int) -> int:
-        """Turn k is computed in cluster k, which every micro-slice visits once."""
-        workload, n = self._workload, tags.size
-        peers = self._clusters.peers(e, homes.die[tags])[:, : len(turns)]
+    def _add_tiled(self, turns: range, e: int, tags: Ints, homes: Homes, groups: Ints, ready: int, done: int) -> int:
+        """Turn k is computed at die k of the tiles; every micro-slice visits the dies of one."""
+        workload, n, count = self._workload, tags.size, len(turns)
+        parts = int(self._tiles.size[e])
+        members, index = self._tiles.members[parts], self._tiles.index[parts]
+        tile = np.empty(workload.package.n_dies, dtype=np.int64)
+        tile[members] = np.arange(members.shape[0])[:, None]
         group = int(groups[tags[0]])
-        n_areas = sum(np.unique(peers[:, k]).size for k in range(len(turns)))
-        placed = int(self._work.new_gates([n_areas])[0])
-        rounds = [self._add_round(turn, peers[:, k], group, ready, done, placed) for k, turn in enumerate(turns)]
+        used = members[np.unique(tile[homes.die[tags]])]
+        placed = int(self._work.new_gates([used.shape[0] * count])[0])
+        mine = members[tile[homes.die[tags]]]
+        rounds = [self._add_round(turn, mine[:, k], group, ready, done, placed) for k, turn in enumerate(turns)]
         signals = int((self._turns.on_die[turns.start : turns.stop] > 0).sum())
         channel, width = homes.channel[tags], self._cutting.width[tags]
-        count = len(turns)
-        start = self._clusters.of_die(e, homes.die[tags]) % count
+        start = index[homes.die[tags]]
         way = np.where(np.arange(n) // len(workload.package.channels) % 2, 1, -1)
-        order = (start[:, None] + way[:, None] * np.arange(count)) % count  # cluster of each visit
-        dies = np.take_along_axis(peers, order, axis=1)
+        order = (start[:, None] + way[:, None] * np.arange(parts)) % parts
+        order = order[order < count].reshape(n, count)  # fewer tokens than dies: the last dies have none
+        dies = np.take_along_axis(mine, order, axis=1)
         entry = np.array([workload.topology.entry_die(c, d) for c, d in zip(channel.tolist(), dies[:, 0].tolist(), strict=True)])
         through = (entry != dies[:, 0]).astype(np.int64)
         n_stops = through + count

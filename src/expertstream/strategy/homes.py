@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from expertstream.package import Topology
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import place
-from expertstream.strategy.tokens import DieClusters
+from expertstream.strategy.tiles import Tiles
 from expertstream.strategy.trajectories import Cutting
 from expertstream.workload import LayerWorkload
 
@@ -32,7 +32,7 @@ class Homes:
     @classmethod
     def of(
         cls, workload: LayerWorkload, cutting: Cutting, loads: Iterable[Ints], gathers: NDArray[np.bool_],
-        held: NDArray[np.bool_], tokens: Ints, shares: Ints, clusters: DieClusters,
+        held: NDArray[np.bool_], tokens: Ints, shares: Ints, tiles: Tiles,
     ) -> Homes:  # fmt: skip
         """Stripe the experts' micro-slices over the channels, and place each at a die near its channel (``place``).
 
@@ -53,8 +53,8 @@ class Homes:
         ways = [_ways(topology, c) for c in range(n_channels)]
         bandwidth = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64)
         width = cutting.width
-        turn = spin = 0
-        import os; compute_bound = workload.macs / package.macs_per_s * float(os.environ.get('EV','1')) >= int(workload.expert_bytes[workload.activated].sum()) / sum(bandwidth.tolist())
+        turn = 0
+        each = np.arange(package.n_dies)[:, None]
         for tags in loads:
             e = int(cutting.slices[tags[0], 0])
             size = width[tags] * workload.column_bytes
@@ -66,44 +66,29 @@ class Homes:
                 channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
                 die_free[:] = np.maximum(die_free, channel_free.min()) + np.where(shares[e] > 0, time.sum(axis=1), 0)
                 continue
-            time = compute_ps(package.die, int(tokens[e]), model.d_model, width[tags], model.weight_bits)
+            parts = int(tiles.size[e])
+            time = compute_ps(package.die, -(-int(tokens[e]) // parts), model.d_model, width[tags], model.weight_bits)
             send_ps = size * 10**12 // package.d2d.bandwidth_bytes_per_s
             channel[tags] = at
-            if held[e]:
-                die[tags] = _evenly(topology, at, die_free)
+            if held[e] or parts > 1:
+                members = tiles.members[parts] if parts > 1 else each
+                tile = _evenly(topology, at, die_free, members)
+                die[tags] = members[tile, 0] if parts == 1 else [
+                    _nearest(topology, c, dies) for c, dies in zip(at.tolist(), members[tile].tolist(), strict=True)
+                ]
                 channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
                 np.maximum(die_free, channel_free.min(), out=die_free)
-                np.add.at(die_free, die[tags], time)
+                np.add.at(die_free, members[tile], time[:, None])
                 continue
-            several = int(clusters.count[e]) > 1
-            if several:
-                each = -(-int(tokens[e]) // int(clusters.count[e]))
-                time = compute_ps(package.die, each, model.d_model, width[tags], model.weight_bits)
-                import os
-                if compute_bound:
-                    count = int(clusters.count[e])
-                    size_of = package.n_dies // count
-                    cl = clusters.of_die(e, np.array([package.channels[c].dies[0] for c in at.tolist()]))
-                    position = (np.arange(tags.size) // n_channels + at + spin) % size_of
-                    spin += 1
-                    die[tags] = clusters.ring[cl * size_of + position]
-                    channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
-                    np.maximum(die_free, channel_free.min(), out=die_free)
-                    np.add.at(die_free, clusters.peers(e, die[tags]), time[:, None])
-                    continue
             for c in np.unique(at).tolist():
                 mine = np.flatnonzero(at == c)
                 where = np.empty(mine.size, dtype=np.int64)
                 place(
                     channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c,
-                    _in_cluster(topology, c, clusters, e) if several else ways[c],
+                    ways[c],
                     load_ps[mine], send_ps[mine], time[mine], where,
                 )  # fmt: skip
                 die[tags[mine]] = where
-                if several:
-                    peers = clusters.peers(e, where)
-                    others = peers != where[:, None]
-                    np.add.at(die_free, peers[others], np.repeat(time[mine], others.sum(axis=1)))
         return cls(channel, die)
 
 
@@ -116,23 +101,22 @@ def _ways(topology: Topology, channel: int) -> Ints:
     return np.stack((mine, entry * topology.n_dies + mine), axis=1)
 
 
-def _in_cluster(topology: Topology, channel: int, clusters: DieClusters, expert: int) -> Ints:
-    """As _ways: the dies of the cluster where the channel comes in."""
-    attached = topology.package.channels[channel].dies[0]
-    index = clusters.of_die(expert, np.arange(topology.n_dies))
-    mine = np.flatnonzero(index == index[attached])
-    entry = np.array([topology.entry_die(channel, int(d)) for d in mine], dtype=np.int64)
-    mine_order = np.argsort(topology.hops[entry, mine], kind="stable")
-    mine, entry = mine[mine_order], entry[mine_order]
-    return np.stack((mine, entry * topology.n_dies + mine), axis=1)
+def _evenly(topology: Topology, channel: Ints, die_free: Ints, members: Ints) -> Ints:
+    """A tile for each micro-slice, equally many each: nearest to its channel, then the one that is free first.
 
-
-def _evenly(topology: Topology, channel: Ints, die_free: Ints) -> Ints:
-    """A die for each micro-slice, equally many each: nearest to its channel, then the one that is free first."""
-    distance = np.array([topology.hops[list(c.dies)].min(axis=0) for c in topology.package.channels])
-    left = np.full(topology.n_dies, -(-channel.size // topology.n_dies), dtype=np.int64)
-    die = np.empty(channel.size, dtype=np.int64)
+    Args:
+        members: int64 [tiles, dies of a tile].
+    """
+    near = np.array([topology.hops[list(c.dies)].min(axis=0)[members].min(axis=1) for c in topology.package.channels])
+    free = die_free[members].sum(axis=1)
+    left = np.full(members.shape[0], -(-channel.size // members.shape[0]), dtype=np.int64)
+    tile = np.empty(channel.size, dtype=np.int64)
     for i, c in enumerate(channel.tolist()):
-        die[i] = np.lexsort((die_free, -left, distance[c], left == 0))[0]
-        left[die[i]] -= 1
-    return die
+        tile[i] = np.lexsort((free, -left, near[c], left == 0))[0]
+        left[tile[i]] -= 1
+    return tile
+
+
+def _nearest(topology: Topology, channel: int, dies: list[int]) -> int:
+    """The die that is nearest to the channel."""
+    return min(dies, key=lambda d: int(topology.hops[topology.entry_die(channel, d), d]))

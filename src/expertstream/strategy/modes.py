@@ -13,13 +13,14 @@ from expertstream.schedule import all_tokens_move, balanced, passes, token_turns
 from expertstream.schedule.adaptive import SMALLEST_TURN, TURN_SHARE
 from expertstream.strategy.micro_slices import micro_slices
 from expertstream.strategy.plan import Options
+from expertstream.strategy.tiles import tile_sizes
 from expertstream.strategy.tokens import token_batches
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 SLICES_A_DIE = 2  # at least, of an expert whose weights stay
 import os
-BUDGET_SHARE = float(os.environ.get('BS','2'))  # weights that stay may fill 1/2 of what they could, where channels or arrays have time to spare
+BUDGET_SHARE = float(os.environ.get('BS','3'))  # weights that stay may fill 1/2 of what they could, where channels or arrays have time to spare
 BLOCKS_PER_BUDGET = int(os.environ.get('BB','6'))  # so many blocks of an expert's micro-slices are there at once
 
 
@@ -52,7 +53,7 @@ class Modes:
 
     gathers: NDArray[np.bool_]
     most: Ints
-    clusters: Ints
+    tile: Ints
     parts: Ints
     block: Ints
     spare: int
@@ -90,7 +91,7 @@ class Modes:
             # two must fit, as in micro_slices.py, whichever micro-slices they are made of.
             import os
             slots = 2 * (n_dies + 1) if circulate or not stay and not clustered else (16 if balanced(load_ps, times.compute) else int(os.environ.get('SS','16')))
-            if clustered: slots = 2 * (n_dies + 1)
+            if clustered: slots = 2 * (n_dies + 1) if circulate or not balanced(load_ps, times.compute) else int(os.environ.get('SLB', str(2*n_dies+2)))
             widest = max(1, weight_buffer // (slots * workload.column_bytes))
             spare = (n_dies + 1 if circulate else int(clusters.max()) + 1) * widest * workload.column_bytes
             # Beside those that stay, one that passes through must find room for itself, the next stop and the spare.
@@ -128,7 +129,7 @@ def _clusters(workload: LayerWorkload, tokens: Ints, room: int, load_ps: int, co
     if load_ps < float(os.environ.get("GR", "1.05")) * compute_ps:
         return np.ones(tokens.size, dtype=np.int64)
     K = float(os.environ.get("K", "12"))
-    options = [g for g in range(1, n + 1) if n % g == 0]
+    options = tile_sizes(workload.package)
     return np.array([next((g for g in options if t * K <= g * room), n) for t in tokens.tolist()], dtype=np.int64)
 
 

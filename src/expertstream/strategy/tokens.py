@@ -11,6 +11,7 @@ from expertstream.engine.layout import TOKENS
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
 from expertstream.strategy.plan import ranks_within
+from expertstream.strategy.tiles import Tiles
 from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
@@ -76,36 +77,6 @@ def add_residents(work: Work, workload: LayerWorkload, batches: Batches, done: I
 
 
 @dataclass(frozen=True, eq=False)
-class DieClusters:
-    """Each expert's partition of the dies into clusters of equal size, arcs of the ring.
-
-    Tokens of an expert are divided over its clusters and gathered in each; its weights visit all clusters.
-
-    Attributes:
-        count: int64 [experts], clusters of each expert; divides the number of dies.
-        ring: int64 [dies], the ring. place: int64 [dies], place of each die on it.
-    """
-
-    count: Ints
-    ring: Ints
-    place: Ints
-
-    @classmethod
-    def of(cls, ring: list[int], count: Ints) -> DieClusters:
-        order = np.array(ring, dtype=np.int64)
-        return cls(count, order, np.argsort(order))
-
-    def peers(self, expert: int, die: Ints) -> Ints:
-        """For each of these dies those with its place in every cluster, int64 [n, clusters]; column k in cluster k."""
-        n, count = self.ring.size, int(self.count[expert])
-        size = n // count
-        return self.ring[self.place[die][:, None] % size + size * np.arange(count)]
-
-    def of_die(self, expert: int, die: Ints) -> Ints:
-        return self.place[die] * self.count[expert] // self.ring.size
-
-
-@dataclass(frozen=True, eq=False)
 class TokenTurns:
     """The tokens of each (pass, expert) that has some, cut into turns; each takes about evenly from all dies.
 
@@ -124,29 +95,45 @@ class TokenTurns:
     on_die: Ints
 
     @classmethod
-    def of(cls, batches: Batches, most: Ints | int, clusters: DieClusters | None = None) -> TokenTurns:
+    def of(cls, batches: Batches, most: Ints | int, tiles: Tiles | None = None) -> TokenTurns:
         """Turns of at most ``most`` tokens, int or int64 [experts].
 
-        With ``clusters`` the tokens of an expert that has several are cut into as many turns, one for each cluster, which gets
-        those that live there, as far as the turns remain equal.
+        With ``tiles`` the tokens of an expert with tiles of several dies are cut into a turn for each die of a tile: turn
+        k has those that live at die k of any tile, as far as the turns remain equal.
         """
         _, n_experts, n_dies = batches.load.shape
         cell = np.repeat(np.arange(batches.load.size), batches.load.reshape(-1))
-        number = np.ones(n_experts, dtype=np.int64) if clusters is None else clusters.count
-        near = np.zeros(cell.size, dtype=np.int64)
-        if clusters is not None:
-            near = clusters.place[cell % n_dies] * number[cell // n_dies % n_experts] // n_dies
-        order = np.lexsort((cell % n_dies, ranks_within(cell), near, cell // n_dies))
+        parts = np.ones(n_experts, dtype=np.int64) if tiles is None else tiles.size
+        part = np.zeros(cell.size, dtype=np.int64)
+        if tiles is not None:
+            for n in np.unique(parts[parts > 1]).tolist():
+                mine = parts[cell // n_dies % n_experts] == n
+                part[mine] = tiles.index[n][cell[mine] % n_dies]
+        order = np.lexsort((cell % n_dies, ranks_within(cell), part, cell // n_dies))
         key = cell[order] // n_dies
         lists, index, size = np.unique(key, return_inverse=True, return_counts=True)
         expert = lists % n_experts
-        several = number[expert] > 1
-        count = np.where(several, np.minimum(number[expert], size), -(-size // np.broadcast_to(most, n_experts)[expert]))
+        tiled = parts[expert] > 1
+        count = np.where(tiled, np.minimum(parts[expert], size), -(-size // np.broadcast_to(most, n_experts)[expert]))
         first = np.cumsum(count) - count
-        # The remainder goes to each of the clusters in turn.
-        extra = np.where(several, np.arange(lists.size) % count, 0)
-        turn = first[index] + (ranks_within(key) * count[index] + extra[index]) // size[index]
+        turn = first[index] + ranks_within(key) * count[index] // size[index]
+        if tiles is not None:
+            _even_out(turn, tiles, expert, size, first, count, np.flatnonzero(tiled))
         n = int(count.sum())
         ptr = np.concatenate(([0], np.cumsum(np.bincount(turn, minlength=n)))).astype(np.int64)
         on_die = np.bincount(turn * n_dies + cell[order] % n_dies, minlength=n * n_dies).astype(np.int64)
         return cls(lists, count, first, ptr, batches.ids[order], on_die.reshape(n, n_dies))
+
+
+def _even_out(
+    turn: Ints, tiles: Tiles, expert: Ints, size: Ints, first: Ints, count: Ints, lists: Ints
+) -> None:
+    """Let the dies that have been given the fewest tokens by larger experts have what does not divide evenly."""
+    begin = np.cumsum(size) - size
+    given = np.zeros(next(iter(tiles.index.values())).size)
+    for i in lists[np.argsort(-size[lists], kind="stable")].tolist():
+        members = tiles.members[int(tiles.size[expert[i]])][:, : int(count[i])]
+        load = np.full(members.shape[1], size[i] // count[i])
+        load[np.argsort(given[members].sum(axis=0), kind="stable")[: size[i] % count[i]]] += 1
+        given[members] += load / members.shape[0]
+        turn[begin[i] : begin[i] + size[i]] = first[i] + np.repeat(np.arange(load.size), load)
