@@ -99,6 +99,8 @@ class AdaptiveDispatcher:
         rest = [size if begun else 0 for size, begun in zip(ends, self._passes[0].begun, strict=True)]
         one = len(self._passes[0].queue) == 1
         fits = [ends[i] <= max(0, left - (0 if one or NORES else rest[1 - i])) for i in (0, 1)]
+        if self.limit and sum(self.size.get(g, 0) for g in self._running) > self.limit:
+            fits = [f and b for f, b in zip(fits, self._passes[0].begun)]
         if not any(fits):
             return []
         group, compute_ps = self._passes[0].take(max(0, sum(self._running.values()) - EL * (view.now_ps - self._since)), self._target_ps, fits)
@@ -187,9 +189,14 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
+    dispatcher = AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget)
+    TB, TM = float(os.environ.get('TB', '0')), os.environ.get('TM', 'tile')
+    on = {'tile': (modes.tile > 1).any(), 'nostay': not modes.stays.any()}[TM]
+    dispatcher.limit = TB * package.die.weight_buffer_bytes * package.n_dies * bool(on)
+    dispatcher.size = {g: size for stream in streams for one in stream for g, _, size in one.groups}
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget),
+        dispatcher=dispatcher,
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),

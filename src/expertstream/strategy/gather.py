@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 
 
 import os
+LT = int(os.environ.get('LT','0'))
 NOSH = os.environ.get('NOSH','1')=='1'
 
 @dataclass
@@ -96,7 +97,7 @@ class Gathering:
             tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
             mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
             if self._tiles.size[e] > 1:
-                signals += self._add_tiled(mine, e, tags, homes, groups, ready, done)
+                signals += self._add_tiled(mine, e, tags, homes, groups, ready, done, bool(late[e]))
                 continue
             cuts = np.flatnonzero(np.diff(groups[tags])) + 1
             blocks = np.split(tags, cuts) if self._stays[e] else [tags]
@@ -113,7 +114,7 @@ class Gathering:
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
         return signals
 
-    def _add_tiled(self, turns: range, e: int, tags: Ints, homes: Homes, groups: Ints, ready: int, done: int) -> int:
+    def _add_tiled(self, turns: range, e: int, tags: Ints, homes: Homes, groups: Ints, ready: int, done: int, late=False) -> int:
         """Turn k is computed at die k of the tiles; every micro-slice visits the dies of one."""
         workload, n, count = self._workload, tags.size, len(turns)
         parts = int(self._tiles.size[e])
@@ -152,7 +153,7 @@ class Gathering:
             stops["gate"][at] = [rounds[i].arrived[d] for i, d in zip(k.tolist(), dies[:, nth].tolist(), strict=True)]
             stops["done"][at] = [rounds[i].computed[d] for i, d in zip(k.tolist(), dies[:, nth].tolist(), strict=True)]
             stops["tokens"][at], stops["tag"][at] = tokens[k], self._first_set + turns.start + k
-            stops["rank"][at], stops["lifo"][at] = nth == 0, nth > 0
+            stops["rank"][at], stops["lifo"][at] = (nth == 0) + 2 * (late and LT > 0), nth > 0
         self._work.add_ragged(
             n_stops,
             {"bytes": size, "group": groups[tags], "channel": channel, "gate": placed, "tag": tags, "flow": 1},
@@ -248,5 +249,5 @@ class Gathering:
                 "flow": int(not stay),
                 "spare": self._spare if stay else 0,
             },
-            {**stops, "rank": 1 + (stay and late)},  # 1: as micro-slices that have just been loaded
+            {**stops, "rank": 1 + ((stay or LT == 2) and late)},  # 1: as micro-slices that have just been loaded
         )

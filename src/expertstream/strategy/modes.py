@@ -126,7 +126,7 @@ class Modes:
 def _clusters(workload: LayerWorkload, tokens: Ints, room: int, load_ps: int, compute_ps: int) -> Ints:
     import os
     n = workload.package.n_dies
-    if load_ps < float(os.environ.get("GR", "1.05")) * compute_ps:
+    if load_ps < float(os.environ.get("GR", "0.85")) * compute_ps:
         return np.ones(tokens.size, dtype=np.int64)
     K = float(os.environ.get("K", "12"))
     options = tile_sizes(workload.package)
