@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 import os
-LT = int(os.environ.get('LT','0'))
+LT = int(os.environ.get('LT','2'))
 NOSH = os.environ.get('NOSH','1')=='1'
 
 @dataclass

@@ -80,8 +80,8 @@ class Modes:
         clusters = np.where(cheaper, _clusters(workload, tokens, room, load_ps, times.compute), 1)
         clustered = bool((clusters > 1).any()) and n_dies > 1
         turns = np.where(clusters > 1, 1, turns)
-        turns = np.where(clusters == n_dies, 0, turns)
-        clusters = np.where(clusters == n_dies, 1, clusters)
+        turns = np.where(clusters > n_dies, 0, turns)
+        clusters = np.where(clusters > n_dies, 1, clusters)
         stay = weights_stay(int(turns.max(initial=0)), load_ps, times.compute) and not clustered
         whole, stays = (turns == 1) & (not stay), (turns > 0) & stay
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
@@ -130,7 +130,7 @@ def _clusters(workload: LayerWorkload, tokens: Ints, room: int, load_ps: int, co
         return np.ones(tokens.size, dtype=np.int64)
     K = float(os.environ.get("K", "12"))
     options = tile_sizes(workload.package)
-    return np.array([next((g for g in options if t * K <= g * room), n) for t in tokens.tolist()], dtype=np.int64)
+    return np.array([next((g for g in options if t * (K if g < n else 2) <= g * room), n + 1) for t in tokens.tolist()], dtype=np.int64)
 
 
 def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:
