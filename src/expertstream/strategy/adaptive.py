@@ -194,6 +194,11 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     on = {'tile': (modes.tile > 1).any(), 'nostay': not modes.stays.any()}[TM]
     dispatcher.limit = TB * package.die.weight_buffer_bytes * package.n_dies * bool(on)
     dispatcher.size = {g: size for stream in streams for one in stream for g, _, size in one.groups}
+    if os.environ.get('TT', '1') == '1':
+        for p in range(batches.passes):
+            for e in np.flatnonzero(active[p]).tolist():
+                copies = int(total[p, e]) * package.n_dies // int(modes.tile[e]) if modes.gathers[e] else 0
+                dispatcher.size[int(groups[p, cutting.first[e]])] += copies * workload.remote_token_bytes
     return Plan(
         work=work,
         dispatcher=dispatcher,

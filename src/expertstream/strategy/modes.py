@@ -128,7 +128,7 @@ def _clusters(workload: LayerWorkload, tokens: Ints, room: int, load_ps: int, co
     n = workload.package.n_dies
     if load_ps < float(os.environ.get("GR", "0.85")) * compute_ps:
         return np.ones(tokens.size, dtype=np.int64)
-    K = float(os.environ.get("K", "12"))
+    K = float(os.environ.get("K", "10"))
     options = tile_sizes(workload.package)
     return np.array([next((g for g in options if t * (K if g < n else 2) <= g * room), n + 1) for t in tokens.tolist()], dtype=np.int64)
 
