@@ -190,7 +190,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
     dispatcher = AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget)
-    TB, TM = float(os.environ.get('TB', '0.5')), os.environ.get('TM', 'tile')
+    TB, TM = float(os.environ.get('TB', '0.55')), os.environ.get('TM', 'tile')
     on = {'tile': (modes.tile > 1).any(), 'nostay': not modes.stays.any()}[TM]
     dispatcher.limit = TB * package.die.weight_buffer_bytes * package.n_dies * bool(on)
     dispatcher.size = {g: size for stream in streams for one in stream for g, _, size in one.groups}

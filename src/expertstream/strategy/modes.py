@@ -20,7 +20,7 @@ from expertstream.workload import Batches, LayerWorkload
 Ints = NDArray[np.int64]
 SLICES_A_DIE = 2  # at least, of an expert whose weights stay
 import os
-BUDGET_SHARE = float(os.environ.get('BS','3'))  # weights that stay may fill 1/2 of what they could, where channels or arrays have time to spare
+BUDGET_SHARE = float(os.environ.get('BS','3.33'))  # weights that stay may fill 1/2 of what they could, where channels or arrays have time to spare
 BLOCKS_PER_BUDGET = int(os.environ.get('BB','6'))  # so many blocks of an expert's micro-slices are there at once
 
 
@@ -90,14 +90,13 @@ class Modes:
             # What passes through the die of its channel shares that buffer with trajectories over all dies: of these
             # two must fit, as in micro_slices.py, whichever micro-slices they are made of.
             import os
-            slots = 2 * (n_dies + 1) if circulate or not stay and not clustered else (16 if balanced(load_ps, times.compute) else int(os.environ.get('SS','16')))
+            slots = 2 * (n_dies + 1) if circulate or not stay and not clustered else (16 if balanced(load_ps, times.compute) else int(os.environ.get('SS','18')))
             if clustered: slots = 2 * (n_dies + 1) if circulate or not balanced(load_ps, times.compute) else int(os.environ.get('SLB', str(2*n_dies+2)))
             widest = max(1, weight_buffer // (slots * workload.column_bytes))
             spare = (n_dies + 1 if circulate else int(clusters.max()) + 1) * widest * workload.column_bytes
             # Beside those that stay, one that passes through must find room for itself, the next stop and the spare.
             budget = max(0, weight_buffer - spare - 2 * widest * workload.column_bytes)
-            if not balanced(load_ps, times.compute):
-                budget = int(budget/(BUDGET_SHARE if int(turns.max(initial=0)) > 1 else 2))
+            budget = int(budget/(BUDGET_SHARE if int(turns.max(initial=0)) > 1 else float(os.environ.get('B1','2'))))
             a_die = np.maximum(SLICES_A_DIE, -(-columns // (widest * n_dies)))  # micro-slices of an expert at a die
             size = -(-columns // (a_die * n_dies)) * workload.column_bytes
             at_once = np.maximum(budget // BLOCKS_PER_BUDGET // np.maximum(size, 1), 2 * size <= budget)
@@ -126,7 +125,7 @@ class Modes:
 def _clusters(workload: LayerWorkload, tokens: Ints, room: int, load_ps: int, compute_ps: int) -> Ints:
     import os
     n = workload.package.n_dies
-    if load_ps < float(os.environ.get("GR", "0.85")) * compute_ps:
+    if load_ps < float(os.environ.get("GR", "0.857")) * compute_ps:
         return np.ones(tokens.size, dtype=np.int64)
     K = float(os.environ.get("K", "10"))
     options = tile_sizes(workload.package)
