@@ -2,9 +2,9 @@
 
 from expertstream.schedule.adaptive import (
     all_tokens_move,
-    balanced,
     hot_next,
     passes,
+    tile_size,
     token_turns,
     tokens_move,
     weights_stay,
@@ -27,7 +27,6 @@ __all__ = [
     "Slack",
     "SoftwareScheduler",
     "all_tokens_move",
-    "balanced",
     "defer",
     "hot_next",
     "id_order",
@@ -37,6 +36,7 @@ __all__ = [
     "pass_done",
     "passes",
     "place",
+    "tile_size",
     "token_counts",
     "token_turns",
     "tokens_move",

@@ -1,18 +1,21 @@
-"""Decisions of adaptive streaming: what moves, tokens or weights, in which form, and which expert loads next.
+"""Decisions of adaptive streaming: what moves, tokens or weights, over how many dies, and which expert loads next.
 
 Each needs only what the scheduler's tables hold. ``tokens_move`` is two table reads (tokens of the expert on the
-package and on its dies), three multiplications by constants of the layer and two comparisons; ``hot_next`` is two
-comparisons of sums that adders keep up to date as groups start and end, and two multiplications: a few cycles each.
-``all_tokens_move``, ``weights_stay``, ``balanced`` and ``passes`` are taken once for a layer: a comparison or two each.
+package and on its dies), three multiplications by constants of the layer and two comparisons; ``tile_size`` a
+comparison for each size, with constants of the layer; ``hot_next`` is two comparisons of sums that adders keep up to
+date as groups start and end, and two multiplications: a few cycles each. ``all_tokens_move``, ``weights_stay`` and
+``passes`` are taken once for a layer: a comparison or two each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others at once
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
+TILE_SHARE: Final = 10  # or a tenth of it, where weights visit several dies
 LINK_SHARE: Final = 4  # all tokens move where this keeps links busy for at most 1/4 of what the layer takes anyway
 
 
@@ -38,18 +41,28 @@ def all_tokens_move(links_ps: int, load_ps: int, compute_ps: int) -> bool:
     return links_ps * LINK_SHARE <= max(load_ps, compute_ps)
 
 
-def weights_stay(turns: int, load_ps: int, compute_ps: int) -> bool:
+def weights_stay(load_ps: int, compute_ps: int) -> bool:
     """Whether the weights of a layer's gathered experts stay at their dies until all turns of tokens have met them.
 
-    They do if an expert needs several turns; and where computing binds: loads then run ahead of the tokens, and every
-    die gets an equal part of each expert. Else they go as they come, each to the die that will be done with it first.
+    They do where computing binds: loads then run ahead of the tokens, and every die gets an equal part of each expert.
+    Else they go as they come, over the dies of a tile (``tile_size``).
     """
-    return turns > 1 or compute_ps >= load_ps
+    return 7 * load_ps < 6 * compute_ps
 
 
-def balanced(load_ps: int, compute_ps: int) -> bool:
-    """Whether loading and computing take about equally long, so that both must go on nearly all the time."""
-    return 3 * max(load_ps, compute_ps) <= 4 * min(load_ps, compute_ps)
+def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
+    """How many dies an expert's micro-slices visit, so that its tokens need few copies; 0: its tokens stay.
+
+    Each of those dies has a part of the tokens, and there is a copy of a token for each tile of the package.
+
+    Args:
+        tokens: of the expert, in the package. room: tokens of other dies for which a die has room.
+        sizes: numbers of dies into tiles of which the package can be cut, ascending; the last is all dies.
+    """
+    for size in sizes[:-1]:
+        if tokens * TILE_SHARE <= size * room:
+            return size
+    return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

@@ -25,10 +25,8 @@ from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
-import os
-EL = int(os.environ.get('EL','0'))
-NORES = os.environ.get('NORES','1')=='1'
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
+IN_FLIGHT = (11, 20)  # weights and copies of tokens in flight: while they exceed this share of the weight buffers ...
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
 
 
@@ -47,18 +45,26 @@ class Stream:
 class AdaptiveDispatcher:
     """Loads from the hot or the cold end of the experts, so that compute and loads proceed in step (``hot_next``).
 
-    Experts are cut into groups, so that a hot and a cold one stream side by side.
+    Experts are cut into groups, so that a hot and a cold one stream side by side. An expert that has begun goes on
+    whenever its weights fit: others may wait for the room that its tokens take.
+
+    Args:
+        prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
+        held: bytes of a weight buffer that a group fills as long as it runs; they must fit ``budget``.
+        in_flight: bytes of weights and of copies of tokens of each group; while those that run exceed ``enough``, no
+            other expert begins. It saves SRAM.
     """
 
     def __init__(
-        self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int
-    ) -> None:
+        self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int,
+        in_flight: dict[int, int], enough: int,
+    ) -> None:  # fmt: skip
         self._held, self._budget = held, budget
+        self._in_flight, self._enough = in_flight, enough
         self._prologue = [prologue]
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
         self._running: dict[int, int] = {}  # group: compute time
-        self._since = 0
         self._first: list[tuple[int, int]] = []  # of the first pass: groups to start before all others
 
     def next_groups(self) -> list[int]:
@@ -66,9 +72,9 @@ class AdaptiveDispatcher:
         return self._passes[0].groups if self._passes else []
 
     def start_first(self, groups: Sequence[int]) -> None:
-        """Start these of the next groups before the others, in this order, as far as there is room for what stays."""
-        compute = self._passes[0].remove(set(groups)) if self._passes else {}
-        self._first = [(group, compute[group]) for group in groups]
+        """Start the experts of these of the next groups before the others, as far as there is room for what stays."""
+        if self._passes:
+            self._first = self._passes[0].remove(groups)
 
     def decide(self, view: View) -> Iterable[int]:
         """At most one group at a time: each start is a decision of its own."""
@@ -76,14 +82,11 @@ class AdaptiveDispatcher:
             first, self._prologue = self._prologue, []
             return first
         state = view.group_state
-        before = len(self._running)
         self._running = {g: ps for g, ps in self._running.items() if state[g] != COMPLETE}
-        if len(self._running) < before or not self._running:
-            self._since = view.now_ps
-        left = self._budget - sum(self._held.get(g, 0) for g in self._running)
+        left = max(0, self._budget - sum(self._held.get(g, 0) for g in self._running))
         if self._first:
             group, compute_ps = self._first[0]
-            if self._held.get(group, 0) > max(0, left):
+            if self._held.get(group, 0) > left:
                 return []
             self._running[group] = compute_ps
             self._first.pop(0)
@@ -94,16 +97,14 @@ class AdaptiveDispatcher:
             self._passes.pop(0)
         if not self._passes or not view.dry_channel or any_pending(view, list(self._running)):
             return []
-        ends = [self._held.get(g, 0) for g in self._passes[0].ends]
-        # The rest of an expert that has started must fit beside all others: they may wait for room that its tokens take.
-        rest = [size if begun else 0 for size, begun in zip(ends, self._passes[0].begun, strict=True)]
-        one = len(self._passes[0].queue) == 1
-        fits = [ends[i] <= max(0, left - (0 if one or NORES else rest[1 - i])) for i in (0, 1)]
-        if self.limit and sum(self.size.get(g, 0) for g in self._running) > self.limit:
-            fits = [f and b for f, b in zip(fits, self._passes[0].begun)]
+        queue = self._passes[0]
+        begins = sum(self._in_flight[g] for g in self._running) <= self._enough
+        fits = [
+            self._held.get(g, 0) <= left and (begins or begun) for g, begun in zip(queue.ends, queue.begun, strict=True)
+        ]
         if not any(fits):
             return []
-        group, compute_ps = self._passes[0].take(max(0, sum(self._running.values()) - EL * (view.now_ps - self._since)), self._target_ps, fits)
+        group, compute_ps = queue.take(sum(self._running.values()), self._target_ps, fits)
         self._running[group] = compute_ps
         return [group]
 
@@ -124,13 +125,21 @@ class _Pass:
         """What is left, by number."""
         return [group for queue in self.queue for group, _, _ in queue]
 
-    def remove(self, chosen: set[int]) -> dict[int, int]:
-        """Take these groups out, as admitted; return the compute time of each."""
-        found = [entry for queue in self.queue for entry in queue if entry[0] in chosen]
-        self.queue = [rest for queue in self.queue if (rest := [one for one in queue if one[0] not in chosen])]
-        self._admitted_ps += sum(ps for _, ps, _ in found)
-        self._admitted_bytes += sum(size for _, _, size in found)
-        return {group: ps for group, ps, _ in found}
+    def remove(self, groups: Sequence[int]) -> list[tuple[int, int]]:
+        """Take the experts of these groups out, as admitted: number and compute time of all their groups.
+
+        They come in the order of the given groups, expert by expert, those that were not given last.
+        """
+        order = {group: nth for nth, group in enumerate(groups)}
+        found = [queue for queue in self.queue if any(entry[0] in order for entry in queue)]
+        self.queue = [queue for queue in self.queue if queue not in found]
+        for queue in found:
+            queue.sort(key=lambda entry: order.get(entry[0], len(order)))
+        found.sort(key=lambda queue: order[queue[0][0]])
+        taken = [entry for queue in found for entry in queue]
+        self._admitted_ps += sum(ps for _, ps, _ in taken)
+        self._admitted_bytes += sum(size for _, _, size in taken)
+        return [(group, ps) for group, ps, _ in taken]
 
     @property
     def begun(self) -> tuple[bool, bool]:
@@ -156,8 +165,8 @@ class _Pass:
 
 
 def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
-    """Weights circulate (fse-dp, tokens evened out), or tokens go to where weights come in (gather.py), per expert."""
-    package, n_experts = workload.package, workload.columns.size
+    """Per expert: weights circulate over all dies (fse-dp, tokens evened out) or a tile, or tokens move (gather.py)."""
+    package = workload.package
     n_channels = len(package.channels)
     times = LayerTimes.of(workload)
     batches = adaptive_batches(workload, times)
@@ -183,36 +192,39 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
     gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles)
     held: dict[int, int] = {}
+    in_flight = {group: size for stream in streams for one in stream for group, _, size in one.groups}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
-        homes = Homes.of(workload, cutting, loads, modes.gathers, modes.stays, total[p], shares.load[p], tiles)
+        homes = Homes.of(workload, cutting, loads, tiles, modes.stays, total[p], shares.load[p])
         late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
-    dispatcher = AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget)
-    TB, TM = float(os.environ.get('TB', '0.55')), os.environ.get('TM', 'tile')
-    on = {'tile': (modes.tile > 1).any(), 'nostay': not modes.stays.any()}[TM]
-    dispatcher.limit = TB * package.die.weight_buffer_bytes * package.n_dies * bool(on)
-    dispatcher.size = {g: size for stream in streams for one in stream for g, _, size in one.groups}
-    if os.environ.get('TT', '1') == '1':
-        for p in range(batches.passes):
-            for e in np.flatnonzero(active[p]).tolist():
-                copies = int(total[p, e]) * package.n_dies // int(modes.tile[e]) if modes.gathers[e] else 0
-                dispatcher.size[int(groups[p, cutting.first[e]])] += copies * workload.remote_token_bytes
+        copies = np.where(modes.gathers, total[p] * package.n_dies // np.maximum(modes.tile, 1), 0)
+        for e in np.flatnonzero(active[p]).tolist():
+            in_flight[int(first[p, e])] += int(copies[e]) * workload.remote_token_bytes
+    enough = package.die.weight_buffer_bytes * package.n_dies * IN_FLIGHT[0] // IN_FLIGHT[1]
+    if modes.stays.any() or not modes.gathers.any():  # weights that stay have a budget of their own
+        enough = np.iinfo(np.int64).max
     return Plan(
         work=work,
-        dispatcher=dispatcher,
+        dispatcher=AdaptiveDispatcher(
+            resident, streams, _target_ps(workload), held, modes.budget, in_flight, int(enough)
+        ),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
         ddr_layout=f"each expert's micro-slices striped evenly over {n_channels} DDR channels",
-        notes=(
-            f"tokens move for {int((modes.gathers & active.any(axis=0)).sum())} experts, weights for "
-            f"{int((~modes.gathers & active.any(axis=0)).sum())} of {n_experts}",
-        ),
+        notes=(_notes(modes.tile[active.any(axis=0)], package.n_dies),),
     )
+
+
+def _notes(tile: Ints, n_dies: int) -> str:
+    """In words, what moves for how many experts; ``tile``: of those that are activated, as in Modes."""
+    words = {0: f"weights visit all {n_dies} dies that hold tokens", 1: "tokens move"}
+    found = zip(*np.unique(tile, return_counts=True), strict=True)
+    return "; ".join(f"{words.get(size, f'weights visit tiles of {size} dies')} for {count}" for size, count in found)
 
 
 def _only(batches: Batches, some: NDArray[np.bool_]) -> Batches:

@@ -20,10 +20,6 @@ from expertstream.workload import LayerWorkload
 Ints = NDArray[np.int64]
 
 
-import os
-LT = int(os.environ.get('LT','2'))
-NOSH = os.environ.get('NOSH','1')=='1'
-
 @dataclass
 class _Columns:
     """Chunks of one kind with their stops, collected one by one."""
@@ -54,18 +50,30 @@ class _Round(NamedTuple):
     computed: dict[int, int]
 
 
+class _Visits(NamedTuple):
+    """Micro-slices of an expert: which, from which channels; dies that they visit and the turns that they meet there.
+
+    tag, channel: int64 [micro-slices]; die, turn: int64 [micro-slices, visits].
+    """
+
+    tag: Ints
+    channel: Ints
+    die: Ints
+    turn: Ints
+
+
 class Gathering:
     """Adds the gathered experts of a layer, pass by pass.
 
     Room for all turns of an expert is asked for when its group starts: at all dies at one instant and in one order, so
     that the earliest turn that is not over finds its room everywhere, whatever the later ones wait for. Tokens of a die
-    visit the expert's dies along the ring, one way or the other; their partial sums are collected on the same way, and
-    come home.
+    visit the dies of their turn along the ring, one way or the other; their partial sums are collected on the same way,
+    and come home.
 
-    Weights that do not stay load when there is room for their tokens (as in shares.add_movement). Those that stay load
-    at once, and are there until the last turn. They leave ``spare`` bytes free for micro-slices that go on without a
-    gate, and the dispatcher admits no more of them at a time than fit beside that: so whatever has been admitted can
-    come in, and ends.
+    Weights that do not stay load when there is room for all of the expert's tokens (as in shares.add_movement), and
+    visit the dies of a tile, where turn k is computed at die k. Those that stay load at once, and are there until the
+    last turn. They leave ``spare`` bytes free for micro-slices that go on without a gate, and the dispatcher admits no
+    more of them at a time than fit beside that: so whatever has been admitted can come in, and ends.
 
     Args:
         turns: of the gathered experts. first_set: number of the token set of turn 0. stays: bool [experts].
@@ -86,7 +94,7 @@ class Gathering:
         Args:
             groups: int64 [micro-slices]; of those that stay, those of one group stay together, group by group. Tokens
                 belong to the group of the first.
-            late: bool [experts], whether an expert's weights that stay are computed where nothing else is ready.
+            late: bool [experts], whether an expert is computed where nothing else is ready.
             ready, done: gates of the pass (tokens.add_residents).
         """
         turns, cutting = self._turns, self._cutting
@@ -96,81 +104,58 @@ class Gathering:
             e = int(expert[i])
             tags = np.arange(cutting.first[e], cutting.first[e] + cutting.per_expert[e])
             mine = range(int(turns.first[i]), int(turns.first[i] + turns.count[i]))
-            if self._tiles.size[e] > 1:
-                signals += self._add_tiled(mine, e, tags, homes, groups, ready, done, bool(late[e]))
-                continue
             cuts = np.flatnonzero(np.diff(groups[tags])) + 1
-            blocks = np.split(tags, cuts) if self._stays[e] else [tags]
-            rounds = []
-            for block in blocks:
-                if not rounds or len(mine) > 1 or NOSH:
-                    of = block if len(mine) > 1 or NOSH else tags
-                    group = int(groups[block[0]])
-                    rounds = [self._add_round(turn, homes.die[of], group, ready, done) for turn in mine]
-                    signals += int((turns.on_die[mine.start : mine.stop] > 0).sum())
-                self._add_weights(mine, block, homes, groups[block], rounds, bool(self._stays[e]), bool(late[e]))
+            stay = bool(self._stays[e])
+            for block in np.split(tags, cuts) if stay else [tags]:
+                die, turn = self._visits(e, homes.die[block], mine, stay)
+                at = [die[turn == k] for k in mine]
+                placed = self._placed([np.unique(dies).size for dies in at], stay)
+                group = int(groups[block[0]])
+                rounds = {
+                    k: self._add_round(k, dies, gate, group, ready, done)
+                    for k, dies, gate in zip(mine, at, placed, strict=True)
+                }
+                signals += int((turns.on_die[mine.start : mine.stop] > 0).sum())
+                visits = _Visits(block, homes.channel[block], die, turn)
+                self._add_weights(visits, groups[block], rounds, stay, bool(late[e]))
         for columns in (self._areas, self._relays, self._sent, self._back):
             columns.emit(self._work)
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
         return signals
 
-    def _add_tiled(self, turns: range, e: int, tags: Ints, homes: Homes, groups: Ints, ready: int, done: int, late=False) -> int:
-        """Turn k is computed at die k of the tiles; every micro-slice visits the dies of one."""
-        workload, n, count = self._workload, tags.size, len(turns)
-        parts = int(self._tiles.size[e])
-        members, index = self._tiles.members[parts], self._tiles.index[parts]
-        tile = np.empty(workload.package.n_dies, dtype=np.int64)
-        tile[members] = np.arange(members.shape[0])[:, None]
-        group = int(groups[tags[0]])
-        used = members[np.unique(tile[homes.die[tags]])]
-        placed = int(self._work.new_gates([used.shape[0] * count])[0])
-        mine = members[tile[homes.die[tags]]]
-        rounds = [self._add_round(turn, mine[:, k], group, ready, done, placed) for k, turn in enumerate(turns)]
-        signals = int((self._turns.on_die[turns.start : turns.stop] > 0).sum())
-        channel, width = homes.channel[tags], self._cutting.width[tags]
-        start = index[homes.die[tags]]
-        way = np.where(np.arange(n) // len(workload.package.channels) % 2, 1, -1)
-        order = (start[:, None] + way[:, None] * np.arange(parts)) % parts
-        order = order[order < count].reshape(n, count)  # fewer tokens than dies: the last dies have none
-        dies = np.take_along_axis(mine, order, axis=1)
-        entry = np.array([workload.topology.entry_die(c, d) for c, d in zip(channel.tolist(), dies[:, 0].tolist(), strict=True)])
-        through = (entry != dies[:, 0]).astype(np.int64)
-        n_stops = through + count
-        begin = np.cumsum(n_stops) - n_stops
-        size = width * workload.column_bytes
-        total = int(n_stops.sum())
-        stops = {name: np.full(total, -1, dtype=np.int64) for name in ("gate", "done", "tag")}
-        stops |= {name: np.zeros(total, dtype=np.int64) for name in ("compute_ps", "tokens", "rank", "lifo", "die")}
-        stops["die"][begin] = entry
-        tokens = self._turns.on_die[turns.start : turns.stop].sum(axis=1)
-        for nth in range(count):
-            at = begin + through + nth
-            k = order[:, nth]
-            stops["die"][at] = dies[:, nth]
-            stops["compute_ps"][at] = compute_ps(
-                workload.package.die, tokens[k], workload.model.d_model, width, workload.model.weight_bits
-            )
-            stops["gate"][at] = [rounds[i].arrived[d] for i, d in zip(k.tolist(), dies[:, nth].tolist(), strict=True)]
-            stops["done"][at] = [rounds[i].computed[d] for i, d in zip(k.tolist(), dies[:, nth].tolist(), strict=True)]
-            stops["tokens"][at], stops["tag"][at] = tokens[k], self._first_set + turns.start + k
-            stops["rank"][at], stops["lifo"][at] = (nth == 0) + 2 * (late and LT > 0), nth > 0
-        self._work.add_ragged(
-            n_stops,
-            {"bytes": size, "group": groups[tags], "channel": channel, "gate": placed, "tag": tags, "flow": 1},
-            stops,
-        )
-        return signals
+    def _visits(self, expert: int, home: Ints, turns: range, stay: bool) -> tuple[Ints, Ints]:
+        """Dies that micro-slices visit and the turn that they meet there, int64 [micro-slices, turns] each.
 
-    def _add_round(self, turn: int, die: Ints, group: int, ready: int, done: int, place: int = -1) -> _Round:
-        """Room, tokens and partial sums of a turn; every die with tokens of its own signals ``done`` once."""
+        Args:
+            home: the first die of each, int64 [micro-slices].
+        """
+        if stay:
+            return np.repeat(home[:, None], len(turns), axis=1), np.tile(np.array(turns), (home.size, 1))
+        tile, first = self._tiles.tile_of(expert, home)
+        ways = np.where(np.arange(home.size) // len(self._workload.package.channels) % 2, 1, -1)
+        place = (first[:, None] + ways[:, None] * np.arange(tile.shape[1])) % tile.shape[1]
+        place = place[place < len(turns)].reshape(home.size, len(turns))  # an expert may have fewer tokens than dies
+        return np.take_along_axis(tile, place, axis=1), turns.start + place
+
+    def _placed(self, dies: list[int], stay: bool) -> list[int]:
+        """For each turn the gate that opens when there is room for it at all of its dies: one for all if none stay."""
+        if stay:
+            return [int(gate) for gate in self._work.new_gates(dies)]
+        return [int(self._work.new_gates(sum(dies))[0])] * len(dies)
+
+    def _add_round(self, turn: int, die: Ints, placed: int, group: int, ready: int, done: int) -> _Round:
+        """Room, tokens and partial sums of a turn; every die with tokens of its own signals ``done`` once.
+
+        Args:
+            die: the dies that compute it, once for each micro-slice. placed: gate that opens when there is room.
+        """
         workload, work = self._workload, self._work
         load = self._turns.on_die[turn].tolist()
         total = sum(load)
         dies = [d for d in self._ring if (die == d).any()]
         sources = [s for s in range(len(load)) if load[s]]
         chains = [s for s in sources if dies != [s]]
-        placed, combined = work.new_gates([len(dies), len(chains)]).tolist()
-        placed = place if place >= 0 else placed
+        combined = int(work.new_gates(len(chains))[0])
         come = [sum(s != d for s in sources) + (ready >= 0) for d in dies]
         arrived = dict(zip(dies, work.new_gates(come).tolist(), strict=True))
         computed = dict(zip(dies, work.new_gates([int((die == d).sum()) for d in dies]).tolist(), strict=True))
@@ -207,33 +192,42 @@ class Gathering:
             )
         return _Round(placed, arrived, computed)
 
-    def _add_weights(
-        self, turns: range, tags: Ints, homes: Homes, groups: Ints, rounds: list[_Round], stay: bool, late: bool
-    ) -> None:
-        """Micro-slices that are computed at their die, turn by turn; they ``stay`` there for as long, or for one."""
-        workload, n = self._workload, tags.size
-        die, channel, width = homes.die[tags], homes.channel[tags], self._cutting.width[tags]
-        entry = [workload.topology.entry_die(c, d) for c, d in zip(channel.tolist(), die.tolist(), strict=True)]
-        through = (np.array(entry) != die).astype(np.int64)
-        n_stops = through + len(rounds) + stay
+    def _add_weights(self, visits: _Visits, groups: Ints, rounds: dict[int, _Round], stay: bool, late: bool) -> None:
+        """Micro-slices that meet the turns where they come in, if they ``stay``, or one at each die of a tile."""
+        workload = self._workload
+        n, n_visits = visits.die.shape
+        width = self._cutting.width[visits.tag]
+        entry = np.array(
+            [
+                workload.topology.entry_die(c, d)
+                for c, d in zip(visits.channel.tolist(), visits.die[:, 0].tolist(), strict=True)
+            ]
+        )
+        through = (entry != visits.die[:, 0]).astype(np.int64)
+        n_stops = through + n_visits + stay
         begin = np.cumsum(n_stops) - n_stops
+        total = int(n_stops.sum())
         size = width * workload.column_bytes
-        stops = {name: np.full(int(n_stops.sum()), -1, dtype=np.int64) for name in ("gate", "arrive", "done", "hold")}
-        stops |= {name: np.zeros(int(n_stops.sum()), dtype=np.int64) for name in ("compute_ps", "tokens", "space")}
-        stops["tag"] = stops["gate"].copy()
-        stops["die"] = np.repeat(die, n_stops)
+        stops = {name: np.full(total, -1, dtype=np.int64) for name in ("gate", "arrive", "done", "hold", "tag")}
+        stops |= {name: np.zeros(total, dtype=np.int64) for name in ("compute_ps", "tokens", "space", "lifo")}
+        stops["die"] = np.repeat(visits.die[:, 0], n_stops)
         stops["die"][begin] = entry
         stops["space"][begin] = size
-        stops["space"][begin + through] = size
-        for nth, (turn, round_) in enumerate(zip(turns, rounds, strict=True)):
+        for nth in range(n_visits):
             at = begin + through + nth
-            total = int(self._turns.on_die[turn].sum())
+            die, turn = visits.die[:, nth], visits.turn[:, nth]
+            tokens = self._turns.on_die[turn].sum(axis=1)
+            stops["die"][at] = die
             stops["compute_ps"][at] = compute_ps(
-                workload.package.die, total, workload.model.d_model, width, workload.model.weight_bits
+                workload.package.die, tokens, workload.model.d_model, width, workload.model.weight_bits
             )
-            stops["gate"][at] = [round_.arrived[d] for d in die.tolist()]
-            stops["done"][at] = [round_.computed[d] for d in die.tolist()]
-            stops["tokens"][at], stops["tag"][at] = total, self._first_set + turn
+            met = list(zip(turn.tolist(), die.tolist(), strict=True))
+            stops["gate"][at] = [rounds[k].arrived[d] for k, d in met]
+            stops["done"][at] = [rounds[k].computed[d] for k, d in met]
+            stops["tokens"][at], stops["tag"][at] = tokens, self._first_set + turn
+            if nth == 0 or not stay:
+                stops["space"][at] = size
+            stops["lifo"][at] = nth > 0 and not stay
         if stay:
             used = self._work.new_gates(np.ones(n, dtype=np.int64))
             stops["hold"][begin + through] = used
@@ -243,11 +237,12 @@ class Gathering:
             {
                 "bytes": size,
                 "group": groups,
-                "channel": channel,
-                "gate": -1 if stay else rounds[0].placed,
-                "tag": tags,
+                "channel": visits.channel,
+                "gate": -1 if stay else next(iter(rounds.values())).placed,
+                "tag": visits.tag,
                 "flow": int(not stay),
                 "spare": self._spare if stay else 0,
             },
-            {**stops, "rank": 1 + ((stay or LT == 2) and late)},  # 1: as micro-slices that have just been loaded
+            # As in trajectories.py, those that are on their way go first.
+            {**stops, "rank": 1 - stops["lifo"] + 2 * late},
         )

@@ -1,4 +1,4 @@
-"""Where the micro-slices of gathered experts come in and stay."""
+"""Where the micro-slices of gathered experts come in, and at which die they are computed first."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Homes:
-    """Where the micro-slices of gathered experts come in and stay.
+    """Where the micro-slices of gathered experts come in.
 
     Attributes:
-        channel, die: int64 [micro-slices], -1 for those of other experts.
+        channel, die: int64 [micro-slices], -1 for those of other experts; the first die that computes each.
     """
 
     channel: Ints
@@ -31,15 +31,17 @@ class Homes:
 
     @classmethod
     def of(
-        cls, workload: LayerWorkload, cutting: Cutting, loads: Iterable[Ints], gathers: NDArray[np.bool_],
-        held: NDArray[np.bool_], tokens: Ints, shares: Ints, tiles: Tiles,
+        cls, workload: LayerWorkload, cutting: Cutting, loads: Iterable[Ints], tiles: Tiles,
+        held: NDArray[np.bool_], tokens: Ints, shares: Ints,
     ) -> Homes:  # fmt: skip
         """Stripe the experts' micro-slices over the channels, and place each at a die near its channel (``place``).
 
+        Where they stay, or visit tiles of several dies, every die or tile gets equally many.
+
         Args:
             loads: micro-slices, int64 [n] each, of one expert each, in the order in which they are expected to load.
-            gathers: bool [experts], whether an expert's tokens move.
-            held: bool [experts], whether each die must get equally many of these micro-slices (as they stay for long).
+            tiles: of the gathered experts (0 dies: of the others).
+            held: bool [experts], whether the micro-slices stay until all turns of tokens have met them.
             tokens: int64 [experts]. shares: int64 [experts, dies], tokens that a die computes of other experts.
         """
         package, model, topology = workload.package, workload.model, workload.topology
@@ -54,14 +56,13 @@ class Homes:
         bandwidth = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64)
         width = cutting.width
         turn = 0
-        each = np.arange(package.n_dies)[:, None]
         for tags in loads:
             e = int(cutting.slices[tags[0], 0])
             size = width[tags] * workload.column_bytes
             at = (np.arange(tags.size) + turn) % n_channels
             turn += tags.size
             load_ps = size * 10**12 // bandwidth[at]
-            if not gathers[e]:
+            if tiles.size[e] == 0:
                 time = compute_ps(package.die, shares[e][:, None], model.d_model, width[tags], model.weight_bits)
                 channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
                 die_free[:] = np.maximum(die_free, channel_free.min()) + np.where(shares[e] > 0, time.sum(axis=1), 0)
@@ -71,21 +72,16 @@ class Homes:
             send_ps = size * 10**12 // package.d2d.bandwidth_bytes_per_s
             channel[tags] = at
             if held[e] or parts > 1:
-                members = tiles.members[parts] if parts > 1 else each
-                tile = _evenly(topology, at, die_free, members)
-                die[tags] = members[tile, 0] if parts == 1 else [
-                    _nearest(topology, c, dies) for c, dies in zip(at.tolist(), members[tile].tolist(), strict=True)
-                ]
+                die[tags] = _evenly(topology, at, die_free, tiles.members[parts])
                 channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
                 np.maximum(die_free, channel_free.min(), out=die_free)
-                np.add.at(die_free, members[tile], time[:, None])
+                np.add.at(die_free, tiles.tile_of(e, die[tags])[0], time[:, None])
                 continue
             for c in np.unique(at).tolist():
                 mine = np.flatnonzero(at == c)
                 where = np.empty(mine.size, dtype=np.int64)
                 place(
-                    channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c,
-                    ways[c],
+                    channel_free, link_free, die_free, network["path_ptr"], network["path_links"], c, ways[c],
                     load_ps[mine], send_ps[mine], time[mine], where,
                 )  # fmt: skip
                 die[tags[mine]] = where
@@ -102,21 +98,17 @@ def _ways(topology: Topology, channel: int) -> Ints:
 
 
 def _evenly(topology: Topology, channel: Ints, die_free: Ints, members: Ints) -> Ints:
-    """A tile for each micro-slice, equally many each: nearest to its channel, then the one that is free first.
+    """A die for each micro-slice, equally many in each tile: nearest to its channel, then the tile that is free first.
 
     Args:
         members: int64 [tiles, dies of a tile].
     """
-    near = np.array([topology.hops[list(c.dies)].min(axis=0)[members].min(axis=1) for c in topology.package.channels])
+    away = np.array([topology.hops[list(c.dies)].min(axis=0) for c in topology.package.channels])[:, members]
     free = die_free[members].sum(axis=1)
     left = np.full(members.shape[0], -(-channel.size // members.shape[0]), dtype=np.int64)
-    tile = np.empty(channel.size, dtype=np.int64)
+    die = np.empty(channel.size, dtype=np.int64)
     for i, c in enumerate(channel.tolist()):
-        tile[i] = np.lexsort((free, -left, near[c], left == 0))[0]
-        left[tile[i]] -= 1
-    return tile
-
-
-def _nearest(topology: Topology, channel: int, dies: list[int]) -> int:
-    """The die that is nearest to the channel."""
-    return min(dies, key=lambda d: int(topology.hops[topology.entry_die(channel, d), d]))
+        tile = np.lexsort((free, -left, away[c].min(axis=1), left == 0))[0]
+        left[tile] -= 1
+        die[i] = members[tile, away[c, tile].argmin()]
+    return die

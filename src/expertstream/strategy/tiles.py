@@ -22,8 +22,8 @@ class Tiles:
     """For each expert the tiles of equal size that the dies are cut into.
 
     A micro-slice visits the dies of one tile. The expert's tokens are cut into as many parts as a tile has dies, and
-    part k is gathered at die k of every tile. With tiles of one die weights do not circulate and every token goes to all
-    dies; with one tile of all dies weights visit all of them, as in FSE-DP, and tokens stay.
+    part k is gathered at die k of every tile. With tiles of one die weights do not circulate and every token goes to
+    all dies; with one tile of all dies weights visit all of them, as in FSE-DP, and few tokens move.
 
     Attributes:
         size: int64 [experts], dies of a tile.
@@ -37,13 +37,21 @@ class Tiles:
 
     @classmethod
     def of(cls, topology: Topology, size: Ints) -> Tiles:
-        """Tiles of these sizes (``tile_sizes``), int64 [experts]."""
-        members = {n: _members(topology, n) for n in np.unique(size).tolist()}
+        """Tiles of these sizes (``tile_sizes``; 0: none), int64 [experts]."""
+        members = {n: _members(topology, n) for n in np.unique(size[size > 0]).tolist()}
         index = {}
         for n, dies in members.items():
             index[n] = np.empty(dies.size, dtype=np.int64)
             index[n][dies] = np.arange(n)
         return cls(size, members, index)
+
+    def tile_of(self, expert: int, die: Ints) -> tuple[Ints, Ints]:
+        """The tiles of these dies, int64 [n, dies of a tile], and the place of each die in its tile, int64 [n]."""
+        size = int(self.size[expert])
+        members, index = self.members[size], self.index[size]
+        number = np.empty(index.size, dtype=np.int64)
+        number[members] = np.arange(members.shape[0])[:, None]
+        return members[number[die]], index[die]
 
 
 def _divisors(n: int) -> list[int]:

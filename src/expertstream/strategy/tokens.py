@@ -98,8 +98,8 @@ class TokenTurns:
     def of(cls, batches: Batches, most: Ints | int, tiles: Tiles | None = None) -> TokenTurns:
         """Turns of at most ``most`` tokens, int or int64 [experts].
 
-        With ``tiles`` the tokens of an expert with tiles of several dies are cut into a turn for each die of a tile: turn
-        k has those that live at die k of any tile, as far as the turns remain equal.
+        With ``tiles`` the tokens of an expert with tiles of several dies are cut into a turn for each die of a tile:
+        turn k has those that live at die k of any tile, as far as the turns remain equal.
         """
         _, n_experts, n_dies = batches.load.shape
         cell = np.repeat(np.arange(batches.load.size), batches.load.reshape(-1))
@@ -118,7 +118,7 @@ class TokenTurns:
         first = np.cumsum(count) - count
         turn = first[index] + ranks_within(key) * count[index] // size[index]
         if tiles is not None:
-            _even_out(turn, tiles, expert, size, first, count, np.flatnonzero(tiled))
+            _even_out(turn, tiles, n_dies, expert, size, first, count, np.flatnonzero(tiled))
         n = int(count.sum())
         ptr = np.concatenate(([0], np.cumsum(np.bincount(turn, minlength=n)))).astype(np.int64)
         on_die = np.bincount(turn * n_dies + cell[order] % n_dies, minlength=n * n_dies).astype(np.int64)
@@ -126,11 +126,11 @@ class TokenTurns:
 
 
 def _even_out(
-    turn: Ints, tiles: Tiles, expert: Ints, size: Ints, first: Ints, count: Ints, lists: Ints
+    turn: Ints, tiles: Tiles, n_dies: int, expert: Ints, size: Ints, first: Ints, count: Ints, lists: Ints
 ) -> None:
     """Let the dies that have been given the fewest tokens by larger experts have what does not divide evenly."""
     begin = np.cumsum(size) - size
-    given = np.zeros(next(iter(tiles.index.values())).size)
+    given = np.zeros(n_dies)
     for i in lists[np.argsort(-size[lists], kind="stable")].tolist():
         members = tiles.members[int(tiles.size[expert[i]])][:, : int(count[i])]
         load = np.full(members.shape[1], size[i] // count[i])
