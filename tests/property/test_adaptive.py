@@ -44,6 +44,10 @@ def _smallest(case: Case, size: str) -> Case | None:
     return _with(case, **{size: high})
 
 
+def _large_tile(tokens: int, room: int, sizes: list[int]) -> int:
+    return next((size for size in (*sizes[-2::-1], sizes[-1]) if 2 * tokens <= size * room), 0)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases(), st.permutations(SIZES))
 def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[str]) -> None:
@@ -58,7 +62,7 @@ def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[
     check_invariants(result)
 
 
-@pytest.mark.parametrize("forced", ["", "stay", "stay and circulate", "circulate"])
+@pytest.mark.parametrize("forced", ["", "stay", "stay and circulate", "circulate", "tiles", "tiles and circulate"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases())
 def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Case) -> None:
@@ -66,6 +70,9 @@ def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Cas
         if "stay" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: True))
             stack.enter_context(patch("expertstream.schedule.adaptive.SMALLEST_TURN", 1))
+        if "tiles" in forced:  # of any size that fits, from the largest but one
+            stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: False))
+            stack.enter_context(patch("expertstream.strategy.modes.tile_size", _large_tile))
         if "circulate" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.all_tokens_move", lambda *_: False))
         result = _run(replace(case, strategy="fse-dp-adaptive"))

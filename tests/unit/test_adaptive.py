@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 import pytest
 
+from expertstream.engine.layout import COMPLETE, STARTED
+from expertstream.engine.run import View
 from expertstream.schedule import (
     all_tokens_move,
-    balanced,
     hot_next,
     passes,
     place,
+    tile_size,
     token_turns,
     tokens_move,
     weights_stay,
 )
+from expertstream.strategy.adaptive import AdaptiveDispatcher, Stream
 
 
 @pytest.mark.parametrize(
@@ -51,16 +57,28 @@ def test_all_tokens_move_where_links_have_time_for_it() -> None:
     assert not all_tokens_move(26, load_ps=100, compute_ps=100)
 
 
-def test_weights_stay_for_several_turns_or_where_computing_binds() -> None:
-    assert weights_stay(2, load_ps=100, compute_ps=1)
-    assert weights_stay(1, load_ps=100, compute_ps=100)
-    assert not weights_stay(1, load_ps=100, compute_ps=99)
+def test_weights_stay_where_computing_binds() -> None:
+    assert weights_stay(load_ps=599, compute_ps=700)
+    assert not weights_stay(load_ps=600, compute_ps=700)
 
 
-def test_loads_and_computes_are_balanced_if_they_differ_by_a_third_at_most() -> None:
-    assert balanced(3, 4)
-    assert balanced(4, 3)
-    assert not balanced(300, 401)
+@pytest.mark.parametrize(
+    ("tokens", "room", "size"),
+    [
+        (4, 40, 1),  # a tenth of the room
+        (5, 40, 2),
+        (8, 40, 2),
+        (9, 40, 4),
+        (16, 40, 4),
+        (17, 40, 16),  # all dies: half of the room, as few of their tokens move
+        (320, 40, 16),
+        (321, 40, 0),
+        (1, 0, 0),
+        (0, -1, 0),
+    ],
+)
+def test_the_more_tokens_an_expert_has_the_more_dies_its_weights_visit(tokens: int, room: int, size: int) -> None:
+    assert tile_size(tokens, room, [1, 2, 4, 16]) == size
 
 
 @pytest.mark.parametrize(
@@ -115,3 +133,42 @@ def test_micro_slices_spread_over_the_dies_if_compute_takes_longer() -> None:
 
 def test_a_slow_link_is_not_used() -> None:
     assert placed(compute=20, n=4, send=1000)[0] == [0] * 4
+
+
+def streams(*tokens: int) -> list[Stream]:
+    """Experts of two groups each, numbered from 1 in their order."""
+    return [Stream(n, ((2 * i + 1, 10 * n, 100), (2 * i + 2, 10 * n, 100))) for i, n in enumerate(tokens)]
+
+
+class Idle:
+    """A package in which all loads that were admitted have been started."""
+
+    dry_channel = True
+
+    def __init__(self, complete: Sequence[int] = ()) -> None:
+        self.group_state = np.full(16, STARTED)
+        self.group_state[list(complete)] = COMPLETE
+
+
+def admitted(dispatcher: AdaptiveDispatcher, times: int, complete: Sequence[int] = ()) -> list[int]:
+    return [g for _ in range(times) for g in dispatcher.decide(cast(View, Idle(complete)))]
+
+
+def dispatcher(*tokens: int, enough: int = 1 << 40) -> AdaptiveDispatcher:
+    return AdaptiveDispatcher(0, [streams(*tokens)], 0, {}, 0, dict.fromkeys(range(1, 16), 100), enough)
+
+
+def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
+    """Its tokens have taken their room: it must not wait for others that want it."""
+    ahead = dispatcher(5, 3, 1)
+    ahead.start_first([4, 6])
+    assert admitted(ahead, 5) == [0, 4, 3, 6, 5]
+    assert ahead.next_groups() == [1, 2]
+
+
+def test_no_expert_begins_while_enough_is_in_flight() -> None:
+    ahead = dispatcher(5, 3, 1, enough=150)
+    assert admitted(ahead, 2) == [0, 1]
+    assert admitted(ahead, 4) == [5, 2, 6]  # both that have begun go on
+    assert admitted(ahead, 1, complete=[1, 2]) == []
+    assert admitted(ahead, 1, complete=[1, 2, 5]) == [3]

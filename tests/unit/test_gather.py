@@ -15,6 +15,6 @@ def test_gathered_experts_in_several_passes() -> None:
     trace = synthesize(model, requests=4, tokens_per_request=40, layers=[0])
     result = simulate(model, small, trace.iteration(tokens=128, layer=0), "fse-dp-adaptive")
     assert result.plan.passes > 1
-    assert "tokens move for 0 experts" not in result.plan.notes[0]
+    assert "tiles of 2 dies" in result.plan.notes[0]
     assert result.check() == 256
     assert result.prove() < 1e-10
