@@ -15,7 +15,7 @@ from typing import Final
 ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others at once
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
-TILE_SHARE: Final = 10  # or a tenth of it, where weights visit several dies
+TILE_SHARE: Final = 8  # or an eighth of it, where weights visit several dies
 LINK_SHARE: Final = 4  # all tokens move where this keeps links busy for at most 1/4 of what the layer takes anyway
 
 
@@ -47,7 +47,7 @@ def weights_stay(load_ps: int, compute_ps: int) -> bool:
     They do where computing binds: loads then run ahead of the tokens, and every die gets an equal part of each expert.
     Else they go as they come, over the dies of a tile (``tile_size``).
     """
-    return 7 * load_ps < 6 * compute_ps
+    return 10 * load_ps < 9 * compute_ps
 
 
 def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:

@@ -26,7 +26,7 @@ from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
-IN_FLIGHT = (11, 20)  # weights and copies of tokens in flight: while they exceed this share of the weight buffers ...
+IN_FLIGHT = (2, 3)  # weights and copies of tokens in flight: while they exceed this share of the weight buffers ...
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
 
 
