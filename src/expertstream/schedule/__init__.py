@@ -1,12 +1,12 @@
 """The paper's scheduling decisions as pure functions."""
 
 from expertstream.schedule.adaptive import (
-    all_tokens_move,
+    links_are_free,
     hot_next,
+    least_traffic,
     passes,
     tile_size,
     token_turns,
-    tokens_move,
     weights_stay,
 )
 from expertstream.schedule.cycles import CYCLE_PS
@@ -26,10 +26,11 @@ __all__ = [
     "SchedulerFactory",
     "Slack",
     "SoftwareScheduler",
-    "all_tokens_move",
+    "links_are_free",
     "defer",
     "hot_next",
     "id_order",
+    "least_traffic",
     "load_die",
     "next_expert",
     "paired_order",
@@ -39,6 +40,5 @@ __all__ = [
     "tile_size",
     "token_counts",
     "token_turns",
-    "tokens_move",
     "weights_stay",
 ]

@@ -16,27 +16,34 @@ ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies h
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
 TILE_SHARE: Final = 8  # or an eighth of it, where weights visit several dies
-LINK_SHARE: Final = 4  # all tokens move where this keeps links busy for at most 1/4 of what the layer takes anyway
+LINK_SHARE: Final = 2  # links are free if they are busy for at most 1/2 of what the layer takes anyway
 
 
-def tokens_move(tokens: int, stops: int, dies: int, token_bytes: int, weight_bytes: int) -> bool:
-    """Whether it is cheaper to move an expert's tokens to where its weights come in than to circulate the weights.
+def least_traffic(tokens: int, stops: int, token_bytes: int, weight_bytes: int, room: int, sizes: Sequence[int]) -> int:
+    """How many dies an expert's micro-slices visit, so that the fewest bytes pass links; 0: its tokens stay.
+
+    On tiles of g of n dies each of its tokens is sent to n / g dies, and its weights are sent on g - 1 times. If its
+    tokens stay, its weights are sent on to all dies that hold some.
 
     Args:
-        tokens: of the expert, in the package.
-        stops: dies that hold them. Weights would be sent stops - 1 times, and once more where they come in elsewhere.
-        dies: dies where weights come in, which compute the expert if tokens move: each token is sent to all of them.
+        tokens: of the expert, in the package. stops: dies that hold them.
         token_bytes: activations and partial sums of a token. weight_bytes: of the expert.
+        room: tokens of other dies for which a die has room.
+        sizes: numbers of dies into tiles of which the package can be cut, ascending; the last is all dies.
     """
-    elsewhere = max(0, dies - stops)
-    return tokens * dies * dies * token_bytes <= weight_bytes * ((stops - 1) * dies + elsewhere)
+    best, least = 0, (stops - 1) * weight_bytes
+    for size in sizes:
+        traffic = tokens * token_bytes * (sizes[-1] // size) + (size - 1) * weight_bytes
+        if traffic < least and tokens * ROOM_SHARE <= size * room:
+            best, least = size, traffic
+    return best
 
 
-def all_tokens_move(links_ps: int, load_ps: int, compute_ps: int) -> bool:
-    """Whether the tokens of all experts may move, as the links have time for it.
+def links_are_free(links_ps: int, load_ps: int, compute_ps: int) -> bool:
+    """Whether links have time for what would be sent, so that room rather than traffic decides.
 
     Args:
-        links_ps: time in which the tokens of all experts pass a link. load_ps, compute_ps: of the layer, at full rate.
+        links_ps: time in which it passes a link. load_ps, compute_ps: of the layer, at full rate.
     """
     return links_ps * LINK_SHARE <= max(load_ps, compute_ps)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import BufferTooSmallError
-from expertstream.schedule import all_tokens_move, passes, tile_size, token_turns, tokens_move, weights_stay
+from expertstream.schedule import least_traffic, links_are_free, passes, tile_size, token_turns, weights_stay
 from expertstream.schedule.adaptive import SMALLEST_TURN, TURN_SHARE
 from expertstream.strategy.micro_slices import micro_slices
 from expertstream.strategy.plan import Options
@@ -75,23 +74,52 @@ class Modes:
     def of(cls, workload: LayerWorkload, batches: Batches, room: int, options: Options, times: LayerTimes) -> Modes:
         """Decide for all passes.
 
+        Weights stay or visit tiles that leave room for tokens, whichever suits the layer better, if links have time
+        for it; or the other, if they have time for that; or else what needs the fewest bytes on links.
+
         Args:
             room: tokens of other dies, with their partial sums, for which every die has room.
         """
-        n_dies = workload.package.n_dies
+        n_dies, token_bytes = workload.package.n_dies, workload.remote_token_bytes
+        load_ps, compute_ps = batches.passes * times.load, times.compute
         tokens = batches.load.sum(axis=2).max(axis=0)
-        moves = _moves(workload, batches, times)
-        if weights_stay(batches.passes * times.load, times.compute):
-            turns = _each(moves, tokens, lambda n: token_turns(n, room))
-            return cls._staying(workload, tokens, turns, options)
+        stops = (batches.load > 0).sum(axis=2).max(axis=0)
         sizes = tile_sizes(workload.package)
-        tile = _each(moves, tokens, lambda n: tile_size(n, room, sizes))
-        widest = workload.package.die.weight_buffer_bytes // (2 * (n_dies + 1) * workload.column_bytes)
-        return cls(tile, tokens, _parts(workload, tile, max(1, widest), options), np.zeros_like(tile), 0, 0)
+        if n_dies > 1:
+            forms = [
+                cls._staying(workload, tokens, room, options),
+                cls._visiting(
+                    workload, tokens, np.array([tile_size(n, room, sizes) for n in tokens.tolist()]), options
+                ),
+            ]
+            for modes in forms if weights_stay(load_ps, compute_ps) else forms[::-1]:
+                if links_are_free(modes.links_ps(workload, batches), load_ps, compute_ps):
+                    return modes
+        each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
+        tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each])
+        return cls._visiting(workload, tokens, tile, options)
+
+    def links_ps(self, workload: LayerWorkload, batches: Batches) -> int:
+        """About the time for which a link is busy with gathered tokens and with weights that visit several dies."""
+        n_dies = workload.package.n_dies
+        load = batches.load.sum(axis=2)
+        visits = np.where(self.tile > 0, self.tile, n_dies)
+        gathers = np.where(self.block > 0, self.parts // np.maximum(self.block, 1), 1)  # how often tokens are gathered
+        sent = (load * gathers * (n_dies // visits - 1)).sum() * workload.remote_token_bytes
+        sent += ((load > 0) * workload.expert_bytes * (visits - 1)).sum()
+        return int(sent) // n_dies * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
 
     @classmethod
-    def _staying(cls, workload: LayerWorkload, tokens: Ints, turns: Ints, options: Options) -> Modes:
-        """Weights of all gathered experts stay; ``turns``: of each expert's tokens, 0: they are not gathered."""
+    def _visiting(cls, workload: LayerWorkload, tokens: Ints, tile: Ints, options: Options) -> Modes:
+        """No weights stay; ``tile``: int64 [experts], as of the class."""
+        slots = 2 * (workload.package.n_dies + 1)
+        widest = max(1, workload.package.die.weight_buffer_bytes // (slots * workload.column_bytes))
+        return cls(tile, tokens, _parts(workload, tile, widest, options), np.zeros_like(tile), 0, 0)
+
+    @classmethod
+    def _staying(cls, workload: LayerWorkload, tokens: Ints, room: int, options: Options) -> Modes:
+        """Weights stay, of all experts whose tokens can be gathered in turns."""
+        turns = np.array([token_turns(n, room) for n in tokens.tolist()])
         n_dies, stays = workload.package.n_dies, turns > 0
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
         circulate = bool((~stays & (tokens > 0)).any())
@@ -120,11 +148,6 @@ class Modes:
         return cls(tile, np.maximum(1, -(-tokens // np.maximum(turns, 1))), parts, block, spare, budget)
 
 
-def _each(some: NDArray[np.bool_], tokens: Ints, decide: Callable[[int], int]) -> Ints:
-    """A decision for some experts by their tokens, int64 [experts]; 0 for the others."""
-    return np.array([decide(n) if yes else 0 for n, yes in zip(tokens.tolist(), some, strict=True)], dtype=np.int64)
-
-
 def _parts(workload: LayerWorkload, tile: Ints, widest: int, options: Options) -> Ints:
     """Micro-slices of each expert whose weights do not stay, int64 [experts].
 
@@ -149,22 +172,3 @@ def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:
     except BufferTooSmallError:  # not even in the smallest passes
         return batches
     return workload.in_passes(passes(batches.passes, enough, plenty, times.load, times.compute))
-
-
-def _moves(workload: LayerWorkload, batches: Batches, times: LayerTimes) -> NDArray[np.bool_]:
-    """Whether moving an expert's tokens is cheaper than circulating its weights, bool [experts]."""
-    n_dies, n_channels = workload.package.n_dies, len(workload.package.channels)
-    token_bytes = workload.remote_token_bytes
-    sent = int(batches.load.sum()) * token_bytes * (n_dies - 1) // n_dies
-    links_ps = sent * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
-    if n_dies > 1 and all_tokens_move(links_ps, batches.passes * times.load, times.compute):
-        return np.ones(workload.columns.size, dtype=np.bool_)
-    tokens = batches.load.sum(axis=2).max(axis=0)
-    stops = (batches.load > 0).sum(axis=2).max(axis=0)
-    spread = min(n_dies, n_channels)
-    return np.array(
-        [
-            n_dies > 1 and tokens_move(n, s, spread, token_bytes, w)
-            for n, s, w in zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
-        ]
-    )
