@@ -74,7 +74,7 @@ def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Cas
             stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: False))
             stack.enter_context(patch("expertstream.strategy.modes.tile_size", _large_tile))
         if "circulate" in forced:
-            stack.enter_context(patch("expertstream.strategy.modes.all_tokens_move", lambda *_: False))
+            stack.enter_context(patch("expertstream.strategy.modes.links_are_free", lambda *_: False))
         result = _run(replace(case, strategy="fse-dp-adaptive"))
     assume(result is not None)
     assert result is not None

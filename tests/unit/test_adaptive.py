@@ -11,30 +11,33 @@ import pytest
 from expertstream.engine.layout import COMPLETE, STARTED
 from expertstream.engine.run import View
 from expertstream.schedule import (
-    all_tokens_move,
     hot_next,
+    least_traffic,
+    links_are_free,
     passes,
     place,
     tile_size,
     token_turns,
-    tokens_move,
     weights_stay,
 )
 from expertstream.strategy.adaptive import AdaptiveDispatcher, Stream
 
 
 @pytest.mark.parametrize(
-    ("tokens", "stops", "dies", "moves"),
+    ("tokens", "stops", "room", "size"),
     [
-        (24, 4, 4, True),  # 24 x 4 x 10 bytes of tokens are as many as 3 x 320 bytes of weights
-        (25, 4, 4, False),
-        (8, 2, 4, True),  # weights: once between the two stops, and half of them come in elsewhere
-        (1, 1, 4, True),
-        (1, 1, 1, False),  # weights come in where the tokens are
+        (4, 4, 10, 1),  # 4 x 10 bytes to 4 dies are as many as to 2 and 80 bytes of weights once: the smaller tile
+        (5, 4, 10, 2),
+        (7, 4, 10, 2),
+        (8, 4, 10, 0),  # weights are sent on three times, which is as cheap
+        (5, 2, 10, 0),  # or once, between the two dies that hold tokens
+        (1, 1, 10, 0),
+        (4, 4, 7, 2),  # no room on every die
+        (5, 4, 4, 0),
     ],
 )
-def test_what_is_cheaper_moves(tokens: int, stops: int, dies: int, moves: bool) -> None:
-    assert tokens_move(tokens, stops, dies, token_bytes=10, weight_bytes=320) is moves
+def test_what_needs_the_fewest_bytes_on_links_moves(tokens: int, stops: int, room: int, size: int) -> None:
+    assert least_traffic(tokens, stops, token_bytes=10, weight_bytes=80, room=room, sizes=[1, 2, 4]) == size
 
 
 @pytest.mark.parametrize(
@@ -51,26 +54,26 @@ def test_tokens_come_in_as_many_turns_as_the_room_asks_for(tokens: int, room: in
     assert token_turns(tokens, room) == turns
 
 
-def test_all_tokens_move_where_links_have_time_for_it() -> None:
-    assert all_tokens_move(25, load_ps=100, compute_ps=10)
-    assert all_tokens_move(25, load_ps=10, compute_ps=100)
-    assert not all_tokens_move(26, load_ps=100, compute_ps=100)
+def test_links_are_free_if_they_are_busy_for_three_quarters_at_most() -> None:
+    assert links_are_free(75, load_ps=100, compute_ps=10)
+    assert links_are_free(75, load_ps=10, compute_ps=100)
+    assert not links_are_free(76, load_ps=100, compute_ps=100)
 
 
 def test_weights_stay_where_computing_binds() -> None:
-    assert weights_stay(load_ps=599, compute_ps=700)
-    assert not weights_stay(load_ps=600, compute_ps=700)
+    assert weights_stay(load_ps=89, compute_ps=100)
+    assert not weights_stay(load_ps=90, compute_ps=100)
 
 
 @pytest.mark.parametrize(
     ("tokens", "room", "size"),
     [
-        (4, 40, 1),  # a tenth of the room
-        (5, 40, 2),
-        (8, 40, 2),
-        (9, 40, 4),
-        (16, 40, 4),
-        (17, 40, 16),  # all dies: half of the room, as few of their tokens move
+        (5, 40, 1),  # an eighth of the room
+        (6, 40, 2),
+        (10, 40, 2),
+        (11, 40, 4),
+        (20, 40, 4),
+        (21, 40, 16),  # all dies: half of the room, as few of their tokens move
         (320, 40, 16),
         (321, 40, 0),
         (1, 0, 0),

@@ -1,9 +1,9 @@
 """The paper's scheduling decisions as pure functions."""
 
 from expertstream.schedule.adaptive import (
-    links_are_free,
     hot_next,
     least_traffic,
+    links_are_free,
     passes,
     tile_size,
     token_turns,
@@ -26,11 +26,11 @@ __all__ = [
     "SchedulerFactory",
     "Slack",
     "SoftwareScheduler",
-    "links_are_free",
     "defer",
     "hot_next",
     "id_order",
     "least_traffic",
+    "links_are_free",
     "load_die",
     "next_expert",
     "paired_order",

@@ -1,10 +1,9 @@
 """Decisions of adaptive streaming: what moves, tokens or weights, over how many dies, and which expert loads next.
 
-Each needs only what the scheduler's tables hold. ``tokens_move`` is two table reads (tokens of the expert on the
-package and on its dies), three multiplications by constants of the layer and two comparisons; ``tile_size`` a
-comparison for each size, with constants of the layer; ``hot_next`` is two comparisons of sums that adders keep up to
-date as groups start and end, and two multiplications: a few cycles each. ``all_tokens_move``, ``weights_stay`` and
-``passes`` are taken once for a layer: a comparison or two each.
+Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traffic`` are a table read (tokens of the
+expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
+``hot_next`` is two comparisons of sums that adders keep up to date as groups start and end, and two multiplications:
+a few cycles each. ``links_are_free``, ``weights_stay`` and ``passes`` are taken once for a layer: a comparison or two.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies h
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
 TILE_SHARE: Final = 8  # or an eighth of it, where weights visit several dies
-LINK_SHARE: Final = 2  # links are free if they are busy for at most 1/2 of what the layer takes anyway
+LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway
 
 
 def least_traffic(tokens: int, stops: int, token_bytes: int, weight_bytes: int, room: int, sizes: Sequence[int]) -> int:
@@ -45,7 +44,7 @@ def links_are_free(links_ps: int, load_ps: int, compute_ps: int) -> bool:
     Args:
         links_ps: time in which it passes a link. load_ps, compute_ps: of the layer, at full rate.
     """
-    return links_ps * LINK_SHARE <= max(load_ps, compute_ps)
+    return links_ps * LINK_SHARE[1] <= max(load_ps, compute_ps) * LINK_SHARE[0]
 
 
 def weights_stay(load_ps: int, compute_ps: int) -> bool:
