@@ -89,14 +89,14 @@ class Modes:
             forms = [
                 cls._staying(workload, tokens, room, options),
                 cls._visiting(
-                    workload, tokens, np.array([tile_size(n, room, sizes) for n in tokens.tolist()]), options
+                    workload, tokens, np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64), options
                 ),
             ]
             for modes in forms if weights_stay(load_ps, compute_ps) else forms[::-1]:
                 if links_are_free(modes.links_ps(workload, batches), load_ps, compute_ps):
                     return modes
         each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
-        tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each])
+        tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each], dtype=np.int64)
         return cls._visiting(workload, tokens, tile, options)
 
     def links_ps(self, workload: LayerWorkload, batches: Batches) -> int:
@@ -119,7 +119,7 @@ class Modes:
     @classmethod
     def _staying(cls, workload: LayerWorkload, tokens: Ints, room: int, options: Options) -> Modes:
         """Weights stay, of all experts whose tokens can be gathered in turns."""
-        turns = np.array([token_turns(n, room) for n in tokens.tolist()])
+        turns = np.array([token_turns(n, room) for n in tokens.tolist()], dtype=np.int64)
         n_dies, stays = workload.package.n_dies, turns > 0
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
         circulate = bool((~stays & (tokens > 0)).any())

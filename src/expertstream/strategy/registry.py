@@ -40,7 +40,7 @@ _STRATEGIES = (
     Strategy("fse-dp", "micro-slice flow, rules 1 to 4, Algorithm 1, experts in id order (A2)", plan_id_order),
     Strategy("fse-dp-paired", "fse-dp with paired load (A3)", plan_paired),
     Strategy("fse-dp-rule5", "fse-dp-paired with rule 5: micro-slices go to the roomiest die first (A4)", plan_rule5),
-    Strategy("fse-dp-adaptive", "beyond the paper: per expert, weights or tokens move", plan_adaptive),
+    Strategy("fse-dp-adaptive", "beyond the paper: per expert, weights or tokens move, or some of both", plan_adaptive),
 )
 
 
