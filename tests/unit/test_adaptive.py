@@ -11,6 +11,7 @@ import pytest
 from expertstream.engine.layout import COMPLETE, STARTED
 from expertstream.engine.run import View
 from expertstream.schedule import (
+    enough_in_flight,
     hot_next,
     least_traffic,
     links_are_free,
@@ -63,6 +64,11 @@ def test_links_are_free_if_they_are_busy_for_three_quarters_at_most() -> None:
 def test_weights_stay_where_computing_binds() -> None:
     assert weights_stay(load_ps=89, compute_ps=100)
     assert not weights_stay(load_ps=90, compute_ps=100)
+
+
+def test_loads_run_less_far_ahead_where_computing_takes_much_longer() -> None:
+    assert enough_in_flight(90, load_ps=74, compute_ps=100) == 30
+    assert enough_in_flight(90, load_ps=75, compute_ps=100) == 60
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The paper's scheduling decisions as pure functions."""
 
 from expertstream.schedule.adaptive import (
+    enough_in_flight,
     hot_next,
     least_traffic,
     links_are_free,
@@ -27,6 +28,7 @@ __all__ = [
     "Slack",
     "SoftwareScheduler",
     "defer",
+    "enough_in_flight",
     "hot_next",
     "id_order",
     "least_traffic",

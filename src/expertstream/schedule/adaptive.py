@@ -3,7 +3,7 @@
 Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traffic`` are a table read (tokens of the
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
 ``hot_next`` is two comparisons of sums that adders keep up to date as groups start and end, and two multiplications:
-a few cycles each. ``links_are_free``, ``weights_stay`` and ``passes`` are taken once for a layer: a comparison or two.
+a few cycles each. ``links_are_free``, ``weights_stay``, ``enough_in_flight`` and ``passes`` are taken once for a layer.
 """
 
 from __future__ import annotations
@@ -69,6 +69,18 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
         if tokens * TILE_SHARE <= size * room:
             return size
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
+
+
+def enough_in_flight(weight_buffers: int, load_ps: int, compute_ps: int) -> int:
+    """Bytes of weights and of copies of tokens in flight above which no other expert begins.
+
+    Where loading takes less than 3/4 of the time of computing, loads need not run far ahead: a third of the weight
+    buffers; else two thirds.
+
+    Args:
+        weight_buffers: bytes of all of them. load_ps, compute_ps: of the layer, at full rate.
+    """
+    return weight_buffers * (1 if 4 * load_ps < 3 * compute_ps else 2) // 3
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

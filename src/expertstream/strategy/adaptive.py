@@ -12,7 +12,7 @@ from expertstream.engine.layout import COMPLETE
 from expertstream.engine.run import View
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import hot_next
+from expertstream.schedule import enough_in_flight, hot_next
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.gather import Gathering
 from expertstream.strategy.homes import Homes
@@ -26,7 +26,6 @@ from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
-IN_FLIGHT = (2, 3)  # weights and copies of tokens in flight: while they exceed this share of the weight buffers ...
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
 
 
@@ -52,7 +51,7 @@ class AdaptiveDispatcher:
         prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
         held: bytes of a weight buffer that a group fills as long as it runs; they must fit ``budget``.
         in_flight: bytes of weights and of copies of tokens of each group; while those that run exceed ``enough``, no
-            other expert begins. It saves SRAM.
+            other expert begins (``enough_in_flight``).
     """
 
     def __init__(
@@ -179,6 +178,10 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     tiles = Tiles.of(workload.topology, modes.tile)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
+    enough = int(np.iinfo(np.int64).max)  # where no token moves, FSE-DP's own way
+    if modes.gathers.any():
+        weight_buffers = package.die.weight_buffer_bytes * package.n_dies
+        enough = enough_in_flight(weight_buffers, batches.passes * times.load, times.compute)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
@@ -199,17 +202,11 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
-        copies = np.where(modes.gathers, total[p] * package.n_dies // np.maximum(modes.tile, 1), 0)
-        for e in np.flatnonzero(active[p]).tolist():
-            in_flight[int(first[p, e])] += int(copies[e]) * workload.remote_token_bytes
-    enough = package.die.weight_buffer_bytes * package.n_dies * IN_FLIGHT[0] // IN_FLIGHT[1]
-    if modes.stays.any() or not modes.gathers.any():  # weights that stay have a budget of their own
-        enough = np.iinfo(np.int64).max
+        for group, tokens in _copies(cutting, modes, groups[p], total[p], package.n_dies):
+            in_flight[group] += tokens * workload.remote_token_bytes
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(
-            resident, streams, _target_ps(workload), held, modes.budget, in_flight, int(enough)
-        ),
+        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget, in_flight, enough),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),
@@ -233,6 +230,16 @@ def _only(batches: Batches, some: NDArray[np.bool_]) -> Batches:
     keep = np.repeat(load.reshape(-1) > 0, batches.load.reshape(-1))
     ptr = np.concatenate(([0], np.cumsum(load))).astype(np.int64)
     return Batches(load, ptr, batches.ids[keep], batches.tokens)
+
+
+def _copies(cutting: Cutting, modes: Modes, groups: Ints, tokens: Ints, n_dies: int) -> Iterator[tuple[int, int]]:
+    """Groups and the copies of tokens that each needs at a time: once for an expert, or for each block that stays."""
+    for e in np.flatnonzero(modes.gathers & (tokens > 0)).tolist():
+        mine = groups[cutting.first[e] : cutting.first[e] + cutting.per_expert[e]]
+        if modes.block[e]:
+            yield from ((int(group), int(modes.most[e]) * n_dies) for group in np.unique(mine))
+        else:
+            yield int(mine[0]), int(tokens[e]) * n_dies // int(modes.tile[e])
 
 
 def _held_bytes(workload: LayerWorkload, cutting: Cutting, modes: Modes, groups: Ints, homes: Homes) -> dict[int, int]:

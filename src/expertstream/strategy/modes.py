@@ -89,7 +89,10 @@ class Modes:
             forms = [
                 cls._staying(workload, tokens, room, options),
                 cls._visiting(
-                    workload, tokens, np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64), options
+                    workload,
+                    tokens,
+                    np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64),
+                    options,
                 ),
             ]
             for modes in forms if weights_stay(load_ps, compute_ps) else forms[::-1]:
