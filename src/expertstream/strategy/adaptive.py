@@ -189,9 +189,12 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
-    flow = Flow(workload.topology.rings[: options.rings])
-    add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     total = batches.load.sum(axis=2)
+    late = total * workload.columns.sum() > (total * workload.columns).sum(
+        axis=1, keepdims=True
+    )  # hotter than the average
+    flow = Flow(workload.topology.rings[: options.rings], late=late)
+    add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
     gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles)
     held: dict[int, int] = {}
@@ -199,8 +202,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
         homes = Homes.of(workload, cutting, loads, tiles, modes.stays, total[p], shares.load[p])
-        late = total[p] * workload.columns.sum() > (total[p] * workload.columns).sum()  # hotter than the average
-        work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late, int(ready[p]), int(done[p])))
+        work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late[p], int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
         for group, tokens in _copies(cutting, modes, groups[p], total[p], package.n_dies):
             in_flight[group] += tokens * workload.remote_token_bytes

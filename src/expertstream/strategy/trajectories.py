@@ -55,12 +55,14 @@ class Flow:
         roomiest: it starts at the die of its trajectory that has the most free storage (rule 5), not at the one
             nearest to its DDR channel.
         whole: an expert lies in one channel, the experts in turn; else its micro-slices are striped over all.
+        late: experts that are computed where nothing else is ready, bool [passes, experts]; None: none.
     """
 
     rings: list[list[int]]
     at_once: bool = True
     roomiest: bool = False
     whole: bool = False
+    late: NDArray[np.bool_] | None = None
 
 
 def add_micro_slices(
@@ -134,7 +136,8 @@ def _add_pass(
             "die": die,
             "compute_ps": np.where(passing, 0, work_ps),
             "gate": np.where(passing, -1, movement.arrived[p, expert, die]),
-            "rank": local.astype(np.int64) if flow.at_once else 0,
+            "rank": (local.astype(np.int64) if flow.at_once else 0)
+            + (0 if flow.late is None else 2 * flow.late[p, expert]),
             "lifo": (~local).astype(np.int64) if flow.at_once else 0,
             "done": np.where(passing, -1, np.where(computed >= 0, computed, done)),
             "tokens": tokens,
