@@ -67,8 +67,8 @@ def test_weights_stay_where_computing_binds() -> None:
 
 
 def test_loads_run_less_far_ahead_where_computing_takes_much_longer() -> None:
-    assert enough_in_flight(90, load_ps=74, compute_ps=100) == 30
-    assert enough_in_flight(90, load_ps=75, compute_ps=100) == 60
+    assert enough_in_flight(80, load_ps=74, compute_ps=100) == 20
+    assert enough_in_flight(80, load_ps=75, compute_ps=100) == 40
 
 
 @pytest.mark.parametrize(

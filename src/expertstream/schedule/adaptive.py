@@ -71,16 +71,16 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
 
-def enough_in_flight(weight_buffers: int, load_ps: int, compute_ps: int) -> int:
+def enough_in_flight(sram: int, load_ps: int, compute_ps: int) -> int:
     """Bytes of weights and of copies of tokens in flight above which no other expert begins.
 
-    Where loading takes less than 3/4 of the time of computing, loads need not run far ahead: a third of the weight
-    buffers; else two thirds.
+    Where loading takes less than 3/4 of the time of computing, loads need not run far ahead: a quarter of the SRAM;
+    else half of it.
 
     Args:
-        weight_buffers: bytes of all of them. load_ps, compute_ps: of the layer, at full rate.
+        sram: bytes of all weight and token buffers. load_ps, compute_ps: of the layer, at full rate.
     """
-    return weight_buffers * (1 if 4 * load_ps < 3 * compute_ps else 2) // 3
+    return sram // (4 if 4 * load_ps < 3 * compute_ps else 2)
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

@@ -180,8 +180,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     enough = int(np.iinfo(np.int64).max)  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
-        weight_buffers = package.die.weight_buffer_bytes * package.n_dies
-        enough = enough_in_flight(weight_buffers, batches.passes * times.load, times.compute)
+        sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
+        enough = enough_in_flight(sram, batches.passes * times.load, times.compute)
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
