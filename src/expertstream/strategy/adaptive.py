@@ -1,4 +1,4 @@
-"""Adaptive streaming, beyond the paper: for each expert, move its weights or its tokens, whichever is cheaper."""
+"""Adaptive streaming, beyond the paper: for each expert, how far its weights go and how far its tokens."""
 
 from __future__ import annotations
 
@@ -190,9 +190,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
     total = batches.load.sum(axis=2)
-    late = total * workload.columns.sum() > (total * workload.columns).sum(
-        axis=1, keepdims=True
-    )  # hotter than the average
+    late = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
     flow = Flow(workload.topology.rings[: options.rings], late=late)
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
