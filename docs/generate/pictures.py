@@ -60,6 +60,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "pictures/rules.svg": sketches.rules,
     "pictures/token-buffering.svg": sketches.token_buffering,
     "pictures/admission.svg": sketches.admission,
+    "pictures/tiles.svg": sketches.tiles,
     "pictures/scheduler.svg": hardware.draw_units,
     **{f"figures/{study.name}.png": _figure(study) for study in reproduction.studies()},
 }

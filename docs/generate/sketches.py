@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from docs.generate.svg import COLOURS, INK, MUTED, Canvas
+from expertstream.package import Package, Topology
 from expertstream.schedule.token_buffering import Qos, Slack, defer, pass_done, token_counts
+from expertstream.strategy.tiles import Tiles
 
 BLUE, ORANGE, GREEN, *_ = COLOURS
 EMPTY, FRAME = "#ffffff", "#b9b4a8"
@@ -89,6 +92,30 @@ def admission(file: Path) -> None:
          "Whoever is furthest on needs least: someone can always go on.")
     ):  # fmt: skip
         canvas.text(400, 200 + 17 * i, line, size=11, colour=MUTED)
+    canvas.write(file)
+
+
+def tiles(file: Path) -> None:
+    """4x4 dies in tiles of 1, 4 and 16: the part of an expert's tokens on each die, and the way of its weights."""
+    canvas = Canvas(760, 292, "Tiles of adaptive streaming")
+    topology = Topology.of(Package.preset("4x4"))
+    for i, (size, name) in enumerate(((1, "as TP"), (4, "between"), (16, "as FSE-DP"))):
+        x, y = 24 + 250 * i, 44
+        canvas.text(x, 26, f"Tiles of {size}: {name}", bold=True)
+        members = Tiles.of(topology, np.array([size])).members[size]
+        for t, tile in enumerate(members.tolist()):
+            at = [(x + 50 * (die % 4), y + 48 * (die // 4)) for die in tile]
+            for part, (left, top) in enumerate(at):
+                canvas.rect(left, top, 42, 40, COLOURS[t % 4 if size == 4 else t % 8] if size < 16 else BLUE)
+                canvas.rect(left + 6, top + 6, 30, 28, EMPTY)
+                canvas.text(left + 21, top + 24, str(part + 1) if size > 1 else "all", size=11, anchor="middle")
+            for (a, b), (c, d) in itertools.pairwise(at):
+                right, down = (c > a) - (c < a), (d > b) - (d < b)
+                start = (a + 21 + 21 * right, b + 20 + 20 * down)
+                canvas.line([start, (start[0] + 8 * right, start[1] + 8 * down)], width=2, arrow=True)
+        copies = topology.n_dies // size
+        canvas.text(x, 254, f"each token: {copies} {'copy' if copies == 1 else 'copies'}", size=11, colour=MUTED)
+        canvas.text(x, 271, f"weights: sent on {size - 1} times", size=11, colour=MUTED)
     canvas.write(file)
 
 
