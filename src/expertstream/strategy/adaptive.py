@@ -22,6 +22,7 @@ from expertstream.strategy.shares import Shares, add_movement
 from expertstream.strategy.tiles import Tiles
 from expertstream.strategy.tokens import TokenTurns, add_residents
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
+from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -178,10 +179,13 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     tiles = Tiles.of(workload.topology, modes.tile)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
-    enough = int(np.iinfo(np.int64).max)  # where no token moves, FSE-DP's own way
+    enough, ahead = int(np.iinfo(np.int64).max), Options().prefetch()  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
         sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
         enough = enough_in_flight(sram, batches.passes * times.load, times.compute)
+        ahead = (
+            f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
+        )
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
@@ -212,6 +216,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         set_ids=np.concatenate((shares.ids, turns.ids)),
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
+        prefetch=ahead,
         ddr_layout=f"each expert's micro-slices striped evenly over {n_channels} DDR channels",
         notes=(_notes(modes.tile[active.any(axis=0)], package.n_dies),),
     )
