@@ -179,13 +179,12 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     tiles = Tiles.of(workload.topology, modes.tile)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
-    enough, ahead = int(np.iinfo(np.int64).max), Options().prefetch()  # where no token moves, FSE-DP's own way
+    enough, ahead = int(np.iinfo(np.int64).max), Plan.prefetch  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
         sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
         enough = enough_in_flight(sram, batches.passes * times.load, times.compute)
-        ahead = (
-            f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
-        )
+        ahead = f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens"
+        ahead += " in flight" + ("; depth does not apply" if options.depth else "")
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
