@@ -183,8 +183,9 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     if modes.gathers.any():
         sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
         enough = enough_in_flight(sram, batches.passes * times.load, times.compute)
-        ahead = f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens"
-        ahead += " in flight" + ("; depth does not apply" if options.depth else "")
+        ahead = (
+            f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
+        )
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)

@@ -23,6 +23,17 @@ DEFAULT = "fse-dp-paired"
 GROUP = "expertstream.strategies"
 
 
+def _without_depth(plan: PlanOf) -> PlanOf:
+    """A strategy that takes no depth; if it is given one, its plan says that it does not apply."""
+
+    @wraps(plan)
+    def planned(workload: LayerWorkload, options: Options) -> Plan:
+        made = plan(workload, options)
+        return made if options.depth is None else replace(made, prefetch=f"{made.prefetch}; depth does not apply")
+
+    return planned
+
+
 _STRATEGIES = (
     Strategy("ep", "experts at home dies, whole experts double-buffered in extra SRAM", plan_ep, placements),
     Strategy(
@@ -36,28 +47,19 @@ _STRATEGIES = (
     Strategy("tp", "d_ffn split over all dies, tokens gathered, partial sums reduce-scattered", plan_tp),
     Strategy("tp-per-expert", "tp gathered and reduced expert by expert, in one pass", plan_tp_per_expert),
     Strategy("fse-dp-naive", "phase-wise ring of whole slices (A1)", plan_naive),
-    Strategy("fse-dp-naive-tokens", "its dual: slices stay, tokens go round the ring", plan_token_ring),
+    Strategy("fse-dp-naive-tokens", "its dual: slices stay, tokens go round the ring", _without_depth(plan_token_ring)),
     Strategy("fse-dp", "micro-slice flow, rules 1 to 4, Algorithm 1, experts in id order (A2)", plan_id_order),
     Strategy("fse-dp-paired", "fse-dp with paired load (A3)", plan_paired),
     Strategy("fse-dp-rule5", "fse-dp-paired with rule 5: micro-slices go to the roomiest die first (A4)", plan_rule5),
-    Strategy("fse-dp-adaptive", "beyond the paper: per expert, weights or tokens move, or some of both", plan_adaptive),
+    Strategy(
+        "fse-dp-adaptive",
+        "beyond the paper: per expert, weights or tokens move, or some of both",
+        _without_depth(plan_adaptive),
+    ),
 )
 
 
-def _saying_depth(plan: PlanOf) -> PlanOf:
-    """The same strategy; if it takes no depth and is given one, its plan says so."""
-
-    @wraps(plan)
-    def planned(workload: LayerWorkload, options: Options) -> Plan:
-        made = plan(workload, options)
-        if options.depth is None or made.prefetch != Plan.prefetch:
-            return made
-        return replace(made, prefetch=f"{made.prefetch}; depth does not apply")
-
-    return planned
-
-
-BUILT_IN = tuple(replace(strategy, plan=prefetching(_saying_depth(strategy.plan))) for strategy in _STRATEGIES)
+BUILT_IN = tuple(replace(strategy, plan=prefetching(strategy.plan)) for strategy in _STRATEGIES)
 
 
 @cache
