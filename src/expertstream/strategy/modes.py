@@ -86,16 +86,14 @@ class Modes:
         stops = (batches.load > 0).sum(axis=2).max(axis=0)
         sizes = tile_sizes(workload.package)
         if n_dies > 1:
-            forms = [
-                cls._staying(workload, tokens, room, options),
-                cls._visiting(
-                    workload,
-                    tokens,
-                    np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64),
-                    options,
-                ),
-            ]
-            for modes in forms if weights_stay(load_ps, compute_ps) else forms[::-1]:
+            tile = np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64)
+            first = weights_stay(load_ps, compute_ps)
+            for stay in (first, not first):
+                modes = (
+                    cls._staying(workload, tokens, room, options)
+                    if stay
+                    else cls._visiting(workload, tokens, tile, options)
+                )
                 if links_are_free(modes.links_ps(workload, batches), load_ps, compute_ps):
                     return modes
         each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)

@@ -28,30 +28,24 @@ class Tiles:
     Attributes:
         size: int64 [experts], dies of a tile.
         members: for each size the dies, int64 [tiles, size], in the cyclic order in which they are visited.
-        index: for each size the place of each die in its tile, int64 [dies].
+        place: for each size the tile of each die, and its place there, int64 [dies] each.
     """
 
     size: Ints
     members: dict[int, Ints]
-    index: dict[int, Ints]
+    place: dict[int, tuple[Ints, Ints]]
 
     @classmethod
     def of(cls, topology: Topology, size: Ints) -> Tiles:
         """Tiles of these sizes (``tile_sizes``; 0: none), int64 [experts]."""
         members = {n: _members(topology, n) for n in np.unique(size[size > 0]).tolist()}
-        index = {}
-        for n, dies in members.items():
-            index[n] = np.empty(dies.size, dtype=np.int64)
-            index[n][dies] = np.arange(n)
-        return cls(size, members, index)
+        return cls(size, members, {n: np.divmod(np.argsort(dies, axis=None), n) for n, dies in members.items()})
 
     def tile_of(self, expert: int, die: Ints) -> tuple[Ints, Ints]:
         """The tiles of these dies, int64 [n, dies of a tile], and the place of each die in its tile, int64 [n]."""
         size = int(self.size[expert])
-        members, index = self.members[size], self.index[size]
-        number = np.empty(index.size, dtype=np.int64)
-        number[members] = np.arange(members.shape[0])[:, None]
-        return members[number[die]], index[die]
+        tile, place = self.place[size]
+        return self.members[size][tile[die]], place[die]
 
 
 def _divisors(n: int) -> list[int]:

@@ -108,7 +108,7 @@ class TokenTurns:
         if tiles is not None:
             for n in np.unique(parts[parts > 1]).tolist():
                 mine = parts[cell // n_dies % n_experts] == n
-                part[mine] = tiles.index[n][cell[mine] % n_dies]
+                part[mine] = tiles.place[n][1][cell[mine] % n_dies]
         order = np.lexsort((cell % n_dies, ranks_within(cell), part, cell // n_dies))
         key = cell[order] // n_dies
         lists, index, size = np.unique(key, return_inverse=True, return_counts=True)
