@@ -80,7 +80,7 @@ class Result:
             ReplayError: something was computed or loaded too often, too seldom, too late or not at all.
         """
         check_coverage(self.timeline, self.plan, self.workload)
-        load = self.workload.in_passes(self.plan.passes).load.sum(axis=2)
+        load = self.plan.batches(self.workload).load.sum(axis=2)
         times = (load > 0).sum(axis=0) if self.strategy in {s.name for s in BUILT_IN} else None
         check_loads(self.timeline, self.plan, self.workload, times=times)
         return int(load.sum())

@@ -28,12 +28,14 @@ class Batches:
         ptr: [passes * experts * dies + 1]; ids: token numbers; the tokens of (p, e, d) are
             ``ids[ptr[i] : ptr[i + 1]]`` with ``i = (p * experts + e) * dies + d``, ascending.
         tokens: [passes, dies] tokens that live on a die and belong to a pass.
+        part: [tokens] the pass of each token.
     """
 
     load: Ints
     ptr: Ints
     ids: Ints
     tokens: Ints
+    part: Ints
 
     @property
     def passes(self) -> int:
@@ -156,22 +158,39 @@ class LayerWorkload:
 
     def in_passes(self, passes: int) -> Batches:
         """Cut each die's tokens into ``passes`` consecutive parts that differ by at most one token."""
-        return self._whole if passes == 1 else self._cut(passes)
+        return self._whole if passes == 1 else self.batches(self._parts(passes, np.zeros(self.n_tokens)))
+
+    def in_passes_by_expert(self, passes: int) -> Batches:
+        """As ``in_passes``, but each die's tokens in the order of their coldest routed expert, the hottest first.
+
+        Experts are ranked by their tokens in the package, the lower number first of equals. Passes before the last then
+        need hot experts only.
+        """
+        if passes == 1:
+            return self._whole
+        tokens = np.bincount(self.routing.experts.reshape(-1), minlength=self.model.n_experts)
+        rank = np.argsort(np.argsort(-tokens, kind="stable"))
+        return self.batches(self._parts(passes, rank[self.routing.experts].max(axis=1)))
 
     @cached_property
     def _whole(self) -> Batches:
-        batches = self._cut(1)
-        for array in (batches.load, batches.ptr, batches.ids, batches.tokens):
+        batches = self.batches(np.zeros(self.n_tokens, dtype=np.int64))
+        for array in (batches.load, batches.ptr, batches.ids, batches.tokens, batches.part):
             array.flags.writeable = False  # as all who ask get the same
         return batches
 
-    def _cut(self, passes: int) -> Batches:
-        dies, n_experts, n = self.package.n_dies, self.columns.size, self.n_tokens
+    def _parts(self, passes: int, key: NDArray[np.generic]) -> Ints:
+        """The pass of each token, int64 [tokens]: each die's tokens by ``key`` [tokens], then by number, in parts."""
         on_die = self.tokens_on_die
-        order = np.argsort(self.die_of_token, kind="stable")
-        rank = np.empty(n, dtype=np.int64)
-        rank[order] = np.arange(n) - np.repeat(np.cumsum(on_die) - on_die, on_die)
-        part = rank * passes // np.maximum(on_die[self.die_of_token], 1)
+        order = np.lexsort((key, self.die_of_token))
+        rank = np.empty(self.n_tokens, dtype=np.int64)
+        rank[order] = np.arange(self.n_tokens) - np.repeat(np.cumsum(on_die) - on_die, on_die)
+        return np.asarray(rank * passes // np.maximum(on_die[self.die_of_token], 1))
+
+    def batches(self, part: Ints) -> Batches:
+        """The tokens in passes; ``part``: the pass of each token, int64 [tokens], from 0 on without a gap."""
+        dies, n_experts, n = self.package.n_dies, self.columns.size, self.n_tokens
+        passes = int(part.max(initial=0)) + 1
         shared = np.arange(self.model.n_experts, n_experts)
         expert = np.concatenate((self.routing.experts.astype(np.int64).reshape(-1), np.tile(shared, n)))
         token = np.concatenate(
@@ -186,4 +205,5 @@ class LayerWorkload:
             ptr=np.concatenate(([0], np.cumsum(load))).astype(np.int64),
             ids=ids,
             tokens=tokens.reshape(passes, dies),
+            part=part,
         )

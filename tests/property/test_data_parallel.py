@@ -35,5 +35,5 @@ def _each_die_loads_what_its_tokens_need(result: Result) -> None:
     workload, timeline = result.workload, result.timeline
     loads = timeline.kind == LOAD
     loaded = np.bincount(result.expert[loads], weights=timeline.bytes[loads], minlength=workload.columns.size)
-    needed_on = (workload.in_passes(result.plan.passes).load > 0).sum(axis=(0, 2))
+    needed_on = (result.plan.batches(workload).load > 0).sum(axis=(0, 2))
     np.testing.assert_array_equal(loaded, needed_on * workload.expert_bytes)

@@ -49,7 +49,7 @@ def _ddr_bytes_are_those_of_the_activated_experts(result: Result) -> None:
         weights=timeline.bytes[wanted],
         minlength=workload.columns.size,
     )
-    load = workload.in_passes(result.plan.passes).load.sum(axis=2)
+    load = result.plan.batches(workload).load.sum(axis=2)
     once_a_pass = (load > 0).sum(axis=0) * workload.expert_bytes
     np.testing.assert_array_equal(loaded, once_a_pass)
 

@@ -18,7 +18,7 @@ def batches(load: list[list[int]]) -> Batches:
     """One pass; experts x dies; the tokens of a cell have consecutive numbers."""
     counts = np.array([load], dtype=np.int64)
     ptr = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    return Batches(counts, ptr, np.arange(ptr[-1], dtype=np.int64), counts.sum(axis=1))
+    return Batches(counts, ptr, np.arange(ptr[-1], dtype=np.int64), counts.sum(axis=1), np.zeros(0, dtype=np.int64))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def turns_of(load: list[list[int]], size: list[int]) -> TokenTurns:
     tokens = np.array([load], dtype=np.int64)
     ids = np.arange(tokens.sum())
     ptr = np.concatenate(([0], np.cumsum(tokens)))
-    batches = Batches(tokens, ptr, ids, tokens.sum(axis=1))
+    batches = Batches(tokens, ptr, ids, tokens.sum(axis=1), np.zeros(0, dtype=np.int64))
     return TokenTurns.of(batches, 100, Tiles.of(Topology.of(CHIP), np.array(size)))
 
 

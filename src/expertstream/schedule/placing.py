@@ -10,6 +10,9 @@ from expertstream.engine.compile import njit
 Ints = NDArray[np.int64]
 
 
+MARGIN = 4
+
+
 @njit
 def place(
     channel_free: Ints, link_free: Ints, die_free: Ints, path_ptr: Ints, path_links: Ints, channel: int, ways: Ints,
@@ -19,8 +22,9 @@ def place(
 
     Three tables of clocks say until when channels, links and dies are taken by what has been placed before; they are
     kept up to date. A micro-slice comes in when its channel is free, crosses the links when all of its way are, and is
-    computed when the die is free; the die that ends first gets it, the first of equals. In hardware a comparator
-    tree over the candidate dies: an adder and two comparisons each, a cycle for each micro-slice.
+    computed when the die is free; the die that ends first gets it, the first of equals. It is then taken for a quarter
+    (1 / MARGIN) longer, so that a die that could just keep up shares with its neighbours before others queue at it. In
+    hardware a comparator tree over the candidate dies: an adder and two comparisons each, a cycle for each micro-slice.
 
     Args:
         channel_free, link_free, die_free: int64 [channels], [links], [dies], ps; changed.
@@ -47,4 +51,4 @@ def place(
         for j in range(path_ptr[ways[best, 1]], path_ptr[ways[best, 1] + 1]):
             link_free[path_links[j]] = crossed
         die[i] = ways[best, 0]
-        die_free[die[i]] = end
+        die_free[die[i]] = end + compute_ps[i] // MARGIN

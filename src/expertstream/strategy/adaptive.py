@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +45,16 @@ class Stream:
 class AdaptiveDispatcher:
     """Loads from the hot or the cold end of the experts, so that compute and loads proceed in step (``hot_next``).
 
-    Experts are cut into groups, so that a hot and a cold one stream side by side. An expert that has begun goes on
-    whenever its weights fit: others may wait for the room that its tokens take.
+    Experts are cut into groups, so that a hot and a cold one stream side by side. An expert that has begun goes on:
+    others may wait for the room that its tokens take. Where weights stay, each group has its own tokens, and begins as
+    an expert does.
 
     Args:
         prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
-        held: bytes of a weight buffer that a group fills as long as it runs; they must fit ``budget``.
-        in_flight: bytes of weights and of copies of tokens of each group; while those that run exceed ``enough``, no
-            other expert begins (``enough_in_flight``).
+        held: bytes of a weight buffer that a group whose weights stay fills as long as it runs; they must fit
+            ``budget``.
+        in_flight: bytes of weights and of copies of tokens of each group; while those that run exceed ``enough``,
+            nothing else begins (``enough_in_flight``).
     """
 
     def __init__(
@@ -100,7 +102,8 @@ class AdaptiveDispatcher:
         queue = self._passes[0]
         begins = sum(self._in_flight[g] for g in self._running) <= self._enough
         fits = [
-            self._held.get(g, 0) <= left and (begins or begun) for g, begun in zip(queue.ends, queue.begun, strict=True)
+            self._held[g] <= left and begins if g in self._held else begins or begun
+            for g, begun in zip(queue.ends, queue.begun, strict=True)
         ]
         if not any(fits):
             return []
@@ -168,8 +171,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     """Per expert: weights circulate over all dies (fse-dp, tokens evened out) or a tile, or tokens move (gather.py)."""
     package = workload.package
     n_channels = len(package.channels)
-    times = LayerTimes.of(workload)
-    batches = adaptive_batches(workload, times)
+    batches = adaptive_batches(workload)
+    times = LayerTimes.of(workload, batches)
     residents = int(workload.tokens_on_die.max()) * workload.activation_bytes
     residents += int(batches.tokens.max()) * workload.partial_sum_bytes
     room = (package.die.token_buffer_bytes - residents) // workload.remote_token_bytes
@@ -182,7 +185,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     enough, ahead = int(np.iinfo(np.int64).max), Plan.prefetch  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
         sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
-        enough = enough_in_flight(sram, batches.passes * times.load, times.compute)
+        enough = enough_in_flight(sram, *times)
         ahead = (
             f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
         )
@@ -210,12 +213,13 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
             in_flight[group] += tokens * workload.remote_token_bytes
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload), held, modes.budget, in_flight, enough),
+        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload, times), held, modes.budget, in_flight, enough),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),
         buffer_bytes=package_buffers(package),
         passes=batches.passes,
+        pass_of_token=batches.part,
         prefetch=ahead,
         ddr_layout=f"each expert's micro-slices striped evenly over {n_channels} DDR channels",
         notes=(_notes(modes.tile[active.any(axis=0)], package.n_dies),),
@@ -234,7 +238,7 @@ def _only(batches: Batches, some: NDArray[np.bool_]) -> Batches:
     load = np.where(some[None, :, None], batches.load, 0)
     keep = np.repeat(load.reshape(-1) > 0, batches.load.reshape(-1))
     ptr = np.concatenate(([0], np.cumsum(load))).astype(np.int64)
-    return Batches(load, ptr, batches.ids[keep], batches.tokens)
+    return replace(batches, load=load, ptr=ptr, ids=batches.ids[keep])
 
 
 def _copies(cutting: Cutting, modes: Modes, groups: Ints, tokens: Ints, n_dies: int) -> Iterator[tuple[int, int]]:
@@ -295,8 +299,9 @@ def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
         yield np.flatnonzero(groups == group)
 
 
-def _target_ps(workload: LayerWorkload) -> int:
-    """Time in which the DDR channels fill a quarter of the weight buffers."""
+def _target_ps(workload: LayerWorkload, times: LayerTimes) -> int:
+    """Time in which the DDR channels fill a quarter of the weight buffers, less where MAC arrays have time to wait."""
     package = workload.package
     rate = sum(c.effective_bytes_per_s for c in package.channels)
-    return package.die.weight_buffer_bytes * package.n_dies * 10**12 // (4 * rate)
+    target = package.die.weight_buffer_bytes * package.n_dies * 10**12 // (4 * rate)
+    return target if times.load <= times.compute else target * times.compute // times.load

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import BufferTooSmallError
-from expertstream.schedule import least_traffic, links_are_free, passes, tile_size, token_turns, weights_stay
+from expertstream.schedule import (
+    least_traffic,
+    links_are_free,
+    passes,
+    tile_share,
+    tile_size,
+    token_turns,
+    weights_stay,
+)
 from expertstream.schedule.adaptive import SMALLEST_TURN, TURN_SHARE
 from expertstream.strategy.micro_slices import micro_slices
 from expertstream.strategy.plan import Options
@@ -20,22 +28,23 @@ from expertstream.workload import Batches, LayerWorkload
 Ints = NDArray[np.int64]
 SLICES_A_DIE = 2  # at least, of an expert whose weights stay
 SLOTS = 18  # micro-slices of experts whose weights stay that fit a weight buffer, at least
+TILE_SLOTS = 34  # of experts whose weights visit several dies
 BUDGET_SHARE = 1 / 2  # of what weights that stay could fill, where all tokens of an expert come at once
 BUDGET_SHARE_OF_TURNS = 3 / 10  # the same where tokens come in turns, and fill their buffers
 BLOCKS_PER_BUDGET = 6  # so many blocks of an expert's micro-slices are there at once
 
 
 class LayerTimes(NamedTuple):
-    """Time that the layer takes at full rate of all channels, each expert loaded once, and of all MAC arrays, ps."""
+    """Time that the layer takes at full rate of all channels, and of all MAC arrays, ps."""
 
     load: int
     compute: int
 
     @classmethod
-    def of(cls, workload: LayerWorkload) -> LayerTimes:
-        """Of the activated experts."""
+    def of(cls, workload: LayerWorkload, batches: Batches) -> LayerTimes:
+        """Of these passes; each loads the experts that have tokens in it."""
         package = workload.package
-        size = int(workload.expert_bytes[workload.activated].sum())
+        size = int(((batches.load > 0).any(axis=2) * workload.expert_bytes).sum())
         rate = sum(c.effective_bytes_per_s for c in package.channels)
         return cls(size * 10**12 // rate, workload.macs * 10**12 // package.macs_per_s)
 
@@ -81,20 +90,20 @@ class Modes:
             room: tokens of other dies, with their partial sums, for which every die has room.
         """
         n_dies, token_bytes = workload.package.n_dies, workload.remote_token_bytes
-        load_ps, compute_ps = batches.passes * times.load, times.compute
         tokens = batches.load.sum(axis=2).max(axis=0)
         stops = (batches.load > 0).sum(axis=2).max(axis=0)
         sizes = tile_sizes(workload.package)
         if n_dies > 1:
-            tile = np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64)
-            first = weights_stay(load_ps, compute_ps)
+            share = tile_share(*times)
+            tile = np.array([tile_size(n, room, sizes, share) for n in tokens.tolist()], dtype=np.int64)
+            first = weights_stay(*times)
             for stay in (first, not first):
                 modes = (
                     cls._staying(workload, tokens, room, options)
                     if stay
                     else cls._visiting(workload, tokens, tile, options)
                 )
-                if links_are_free(modes.links_ps(workload, batches), load_ps, compute_ps):
+                if links_are_free(modes.links_ps(workload, batches), *times):
                     return modes
         each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
         tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each], dtype=np.int64)
@@ -113,8 +122,9 @@ class Modes:
     @classmethod
     def _visiting(cls, workload: LayerWorkload, tokens: Ints, tile: Ints, options: Options) -> Modes:
         """No weights stay; ``tile``: int64 [experts], as of the class."""
-        slots = 2 * (workload.package.n_dies + 1)
-        widest = max(1, workload.package.die.weight_buffer_bytes // (slots * workload.column_bytes))
+        circulating = 2 * (workload.package.n_dies + 1)  # of two trajectories, as in micro_slices.py
+        slots = np.where(tile > 1, max(circulating, TILE_SLOTS), circulating)
+        widest = np.maximum(1, workload.package.die.weight_buffer_bytes // (slots * workload.column_bytes))
         return cls(tile, tokens, _parts(workload, tile, widest, options), np.zeros_like(tile), 0, 0)
 
     @classmethod
@@ -149,13 +159,13 @@ class Modes:
         return cls(tile, np.maximum(1, -(-tokens // np.maximum(turns, 1))), parts, block, spare, budget)
 
 
-def _parts(workload: LayerWorkload, tile: Ints, widest: int, options: Options) -> Ints:
+def _parts(workload: LayerWorkload, tile: Ints, widest: Ints | int, options: Options) -> Ints:
     """Micro-slices of each expert whose weights do not stay, int64 [experts].
 
     They are striped over the channels, and every tile of several dies gets equally many.
 
     Args:
-        tile: int64 [experts], as in Modes. widest: columns of a micro-slice.
+        tile: int64 [experts], as in Modes. widest: columns of a micro-slice, int or int64 [experts].
     """
     n_dies, n_channels = workload.package.n_dies, len(workload.package.channels)
     circulating, _ = micro_slices(workload, options.micro_slices)
@@ -164,12 +174,13 @@ def _parts(workload: LayerWorkload, tile: Ints, widest: int, options: Options) -
     return np.where(tile == 0, circulating * n_dies, np.where(tile == 1, striped, -(-striped // step) * step))
 
 
-def adaptive_batches(workload: LayerWorkload, times: LayerTimes) -> Batches:
+def adaptive_batches(workload: LayerWorkload) -> Batches:
     """The fewest passes, or more that give room for tokens of other dies, if that pays (``schedule.passes``)."""
-    batches = token_batches(workload)
+    chosen = token_batches(workload).passes
     reserve = TURN_SHARE * SMALLEST_TURN * workload.remote_token_bytes
     try:
         enough, plenty = (token_batches(workload, n * reserve).passes for n in (1, 2))
+        chosen = passes(chosen, enough, plenty, *LayerTimes.of(workload, workload.in_passes(1)))
     except BufferTooSmallError:  # not even in the smallest passes
-        return batches
-    return workload.in_passes(passes(batches.passes, enough, plenty, times.load, times.compute))
+        pass
+    return workload.in_passes_by_expert(chosen)

@@ -15,6 +15,7 @@ from expertstream.engine.work import Work
 from expertstream.errors import WorkloadError
 from expertstream.schedule import ORDERS, OrderName, SchedulerFactory, SoftwareScheduler
 from expertstream.trace import RoutingTrace
+from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 PLACEMENTS = ("contiguous", "round-robin", "balanced")
@@ -147,10 +148,11 @@ class Plan:
         slices: int64 [n, 3] expert, first and last + 1 column; a chunk's tag is a row number, -1 for no weights.
         set_ptr, set_ids: int64; token set i is ``set_ids[set_ptr[i] : set_ptr[i + 1]]``; a stop's tag is a set number.
         buffer_bytes: int64 [dies, 2], weight and token buffer that the strategy was given.
-        passes: passes over the tokens; weights are loaded once per pass.
+        passes: passes over the tokens; weights are loaded once per pass that needs them.
         ddr_layout: where the weights lie, in words.
         prefetch: how far loads run ahead of computes, in words.
         die_of_token: where the tokens start and end, int64 [tokens], if the strategy chooses; None: as spread.
+        pass_of_token: int64 [tokens], if the strategy chooses; None: as ``LayerWorkload.in_passes``.
         route_known: which dies an expert's weights visit up to the first compute hangs on no token, so that they may
             travel before the gate has answered.
         head_start: set if weights load by prediction.
@@ -167,9 +169,16 @@ class Plan:
     ddr_layout: str
     prefetch: str = "as far as the weight buffer has room"
     die_of_token: Ints | None = None
+    pass_of_token: Ints | None = None
     route_known: bool = False
     head_start: HeadStart | None = None
     notes: tuple[str, ...] = field(default=())
+
+    def batches(self, workload: LayerWorkload) -> Batches:
+        """The tokens of each pass."""
+        if self.pass_of_token is None:
+            return workload.in_passes(self.passes)
+        return workload.batches(self.pass_of_token)
 
 
 class InOrder:

@@ -130,7 +130,7 @@ class _Loads:
     @classmethod
     def of(cls, plan: Plan, workload: LayerWorkload) -> _Loads:
         """Loads of the experts that have a token in the first pass; those of a later one would be in its way."""
-        needed = workload.in_passes(plan.passes).load[0].sum(axis=1) > 0
+        needed = plan.batches(workload).load[0].sum(axis=1) > 0
         chunk, stop = plan.work.chunk_arrays(), plan.work.stop_arrays()
         group = np.array(_reorderable(plan).next_groups(), dtype=np.int64)
         used = (chunk["channel"] >= 0) & (chunk["tag"] >= 0) & (chunk["first"] > 0) & np.isin(chunk["group"], group)
