@@ -11,6 +11,7 @@ import pytest
 from expertstream.engine.layout import COMPLETE, STARTED
 from expertstream.engine.run import View
 from expertstream.schedule import (
+    by_expert,
     enough_in_flight,
     hot_next,
     least_traffic,
@@ -68,7 +69,9 @@ def test_weights_stay_where_computing_binds() -> None:
 
 def test_loads_run_less_far_ahead_where_computing_takes_much_longer() -> None:
     assert enough_in_flight(80, load_ps=74, compute_ps=100) == 20
-    assert enough_in_flight(80, load_ps=75, compute_ps=100) == 40
+    assert enough_in_flight(80, load_ps=75, compute_ps=100) == 32
+    assert enough_in_flight(80, load_ps=89, compute_ps=100) == 32
+    assert enough_in_flight(80, load_ps=90, compute_ps=100) == 40
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,11 @@ def test_more_passes_are_made_if_their_room_is_worth_the_loads(load: int, comput
     assert passes(2, 3, 5, load, compute) == expected
 
 
+def test_tokens_come_by_expert_where_loads_of_all_passes_would_tell() -> None:
+    assert not by_expert(2, load_ps=3, compute_ps=8)
+    assert by_expert(2, load_ps=4, compute_ps=8)
+
+
 def test_a_cold_expert_is_next_when_compute_is_ahead_of_the_loads() -> None:
     assert hot_next(100, 50, compute=(1, 4), load=(1, 4))
     assert not hot_next(100, 50, compute=(2, 4), load=(1, 4))
@@ -130,14 +138,21 @@ def placed(compute: int, n: int, send: int = 30) -> tuple[list[int], dict[str, l
     return die.tolist(), {name: values.tolist() for name, values in clocks.items()}
 
 
-def test_micro_slices_stay_where_they_come_in_if_they_are_computed_as_fast_as_they_load() -> None:
-    assert placed(compute=10, n=4) == ([0] * 4, {"channel": [40], "link": [0, 0], "die": [50, 0, 0]})
+def test_micro_slices_stay_where_they_come_in_if_they_are_computed_faster_than_they_load() -> None:
+    assert placed(compute=8, n=40)[0] == [0] * 40
+
+
+def test_a_die_that_could_just_keep_up_shares_with_its_neighbours() -> None:
+    """It counts as taken until 22, 34, 46, ... by what comes in at 10, 20, 30, ..., until a hop of 30 is as quick."""
+    die, clocks = placed(compute=10, n=22)
+    assert die == [0] * 16 + [1] + [0] * 5
+    assert clocks == {"channel": [220], "link": [200, 0], "die": [262, 212, 0]}
 
 
 def test_micro_slices_spread_over_the_dies_if_compute_takes_longer() -> None:
     die, clocks = placed(compute=60, n=6)
-    assert die == [0, 1, 0, 2, 1, 0]
-    assert clocks == {"channel": [60], "link": [110, 80], "die": [190, 170, 140]}
+    assert die == [0, 1, 2, 0, 1, 2]
+    assert clocks == {"channel": [60], "link": [140, 140], "die": [160, 200, 230]}
 
 
 def test_a_slow_link_is_not_used() -> None:
@@ -163,8 +178,10 @@ def admitted(dispatcher: AdaptiveDispatcher, times: int, complete: Sequence[int]
     return [g for _ in range(times) for g in dispatcher.decide(cast(View, Idle(complete)))]
 
 
-def dispatcher(*tokens: int, enough: int = 1 << 40) -> AdaptiveDispatcher:
-    return AdaptiveDispatcher(0, [streams(*tokens)], 0, {}, 0, dict.fromkeys(range(1, 16), 100), enough)
+def dispatcher(*tokens: int, enough: int = 1 << 40, held: int = 0) -> AdaptiveDispatcher:
+    """Groups of 100 bytes; if some are ``held``, all stay, and eight fit."""
+    stay = dict.fromkeys(range(1, 16), held) if held else {}
+    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, dict.fromkeys(range(1, 16), 100), enough)
 
 
 def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
@@ -181,3 +198,11 @@ def test_no_expert_begins_while_enough_is_in_flight() -> None:
     assert admitted(ahead, 4) == [5, 2, 6]  # both that have begun go on
     assert admitted(ahead, 1, complete=[1, 2]) == []
     assert admitted(ahead, 1, complete=[1, 2, 5]) == [3]
+
+
+def test_groups_that_stay_do_not_go_on_while_enough_is_in_flight() -> None:
+    """Each has tokens of its own: nothing that has begun waits for them."""
+    ahead = dispatcher(5, 3, 1, enough=150, held=1)
+    assert admitted(ahead, 2) == [0, 1]
+    assert admitted(ahead, 4) == [5]
+    assert admitted(ahead, 1, complete=[1]) == [2]

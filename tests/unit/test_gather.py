@@ -18,7 +18,7 @@ def test_gathered_experts_in_several_passes() -> None:
     assert "tiles of 2 dies" in result.plan.notes[0]
     # Half of 4 x (14 MiB + 88 KiB), as loads take most of the time.
     assert result.plan.prefetch == (
-        "no other expert begins with more than 28.17 MiB of weights and copies of tokens in flight"
+        "nothing else begins with more than 28.17 MiB of weights and copies of tokens in flight"
     )
     assert result.check() == 256
     assert result.prove() < 1e-10

@@ -1,12 +1,12 @@
 """The paper's scheduling decisions as pure functions."""
 
 from expertstream.schedule.adaptive import (
+    by_expert,
     enough_in_flight,
     hot_next,
     least_traffic,
     links_are_free,
     passes,
-    tile_share,
     tile_size,
     token_turns,
     weights_stay,
@@ -28,6 +28,7 @@ __all__ = [
     "SchedulerFactory",
     "Slack",
     "SoftwareScheduler",
+    "by_expert",
     "defer",
     "enough_in_flight",
     "hot_next",
@@ -40,7 +41,6 @@ __all__ = [
     "pass_done",
     "passes",
     "place",
-    "tile_share",
     "tile_size",
     "token_counts",
     "token_turns",

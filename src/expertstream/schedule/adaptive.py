@@ -3,7 +3,8 @@
 Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traffic`` are a table read (tokens of the
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
 ``hot_next`` is two comparisons of sums that adders keep up to date as groups start and end, and two multiplications:
-a few cycles each. ``links_are_free``, ``weights_stay``, ``tile_share``, ``enough_in_flight`` and ``passes`` are taken once for a layer.
+a few cycles each. ``links_are_free``, ``weights_stay``, ``enough_in_flight``, ``passes`` and ``by_expert`` are taken
+once for a layer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies h
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
 TILE_SHARE: Final = 8  # or an eighth of it, where weights visit several dies
-LAZY_TILE_SHARE: Final = 16  # a sixteenth, where MAC arrays have time to wait
 LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway
 
 
@@ -57,15 +57,7 @@ def weights_stay(load_ps: int, compute_ps: int) -> bool:
     return 10 * load_ps < 9 * compute_ps
 
 
-def tile_share(load_ps: int, compute_ps: int) -> int:
-    """What part of the room for others' tokens an expert may take (``tile_size``), so that several fit.
-
-    Where loading takes over 5/4 of the time of computing, MAC arrays have time for weights to visit more dies.
-    """
-    return LAZY_TILE_SHARE if 4 * load_ps > 5 * compute_ps else TILE_SHARE
-
-
-def tile_size(tokens: int, room: int, sizes: Sequence[int], share: int = TILE_SHARE) -> int:
+def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
     """How many dies an expert's micro-slices visit, so that its tokens need few copies; 0: its tokens stay.
 
     Each of those dies has a part of the tokens, and there is a copy of a token for each tile of the package.
@@ -73,10 +65,9 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int], share: int = TILE_SH
     Args:
         tokens: of the expert, in the package. room: tokens of other dies for which a die has room.
         sizes: numbers of dies into tiles of which the package can be cut, ascending; the last is all dies.
-        share: of ``tile_share``.
     """
     for size in sizes[:-1]:
-        if tokens * share <= size * room:
+        if tokens * TILE_SHARE <= size * room:
             return size
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
@@ -84,8 +75,8 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int], share: int = TILE_SH
 def enough_in_flight(sram: int, load_ps: int, compute_ps: int) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
-    Where loading takes less than 3/4 of the time of computing, loads need not run far ahead: a quarter of the SRAM; with
-    less than 9/10, two fifths; else half of it.
+    Where loading takes less than 3/4 of the time of computing, loads need not run far ahead: a quarter of the SRAM;
+    with less than 9/10, two fifths; else half of it.
 
     Args:
         sram: bytes of all weight and token buffers. load_ps, compute_ps: of the layer, at full rate.
@@ -111,6 +102,18 @@ def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int)
     affordable = 3 * compute_ps // (4 * load_ps) if load_ps else fewest
     most = min(plenty, max(affordable, fewest))
     return most if most >= enough else fewest
+
+
+def by_expert(passes: int, load_ps: int, compute_ps: int) -> bool:
+    """Whether tokens come in the order of their coldest expert, so that passes before the last load hot experts only.
+
+    They do where loading all experts in every pass would take more than three quarters of the compute time. Else they
+    come as they are, as that spreads a hot expert's tokens over the passes.
+
+    Args:
+        load_ps, compute_ps: of the layer, each expert loaded once.
+    """
+    return 4 * passes * load_ps > 3 * compute_ps
 
 
 def token_turns(tokens: int, room: int) -> int:

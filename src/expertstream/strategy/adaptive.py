@@ -186,9 +186,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     if modes.gathers.any():
         sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
         enough = enough_in_flight(sram, *times)
-        ahead = (
-            f"no other expert begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
-        )
+        ahead = f"nothing else begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
@@ -213,7 +211,9 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
             in_flight[group] += tokens * workload.remote_token_bytes
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload, times), held, modes.budget, in_flight, enough),
+        dispatcher=AdaptiveDispatcher(
+            resident, streams, _target_ps(workload, times), held, modes.budget, in_flight, enough
+        ),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from expertstream.errors import BufferTooSmallError
 from expertstream.schedule import (
+    by_expert,
     least_traffic,
     links_are_free,
     passes,
-    tile_share,
     tile_size,
     token_turns,
     weights_stay,
@@ -94,8 +94,7 @@ class Modes:
         stops = (batches.load > 0).sum(axis=2).max(axis=0)
         sizes = tile_sizes(workload.package)
         if n_dies > 1:
-            share = tile_share(*times)
-            tile = np.array([tile_size(n, room, sizes, share) for n in tokens.tolist()], dtype=np.int64)
+            tile = np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64)
             first = weights_stay(*times)
             for stay in (first, not first):
                 modes = (
@@ -176,11 +175,12 @@ def _parts(workload: LayerWorkload, tile: Ints, widest: Ints | int, options: Opt
 
 def adaptive_batches(workload: LayerWorkload) -> Batches:
     """The fewest passes, or more that give room for tokens of other dies, if that pays (``schedule.passes``)."""
+    times = LayerTimes.of(workload, workload.in_passes(1))
     chosen = token_batches(workload).passes
     reserve = TURN_SHARE * SMALLEST_TURN * workload.remote_token_bytes
     try:
         enough, plenty = (token_batches(workload, n * reserve).passes for n in (1, 2))
-        chosen = passes(chosen, enough, plenty, *LayerTimes.of(workload, workload.in_passes(1)))
+        chosen = passes(chosen, enough, plenty, *times)
     except BufferTooSmallError:  # not even in the smallest passes
         pass
-    return workload.in_passes_by_expert(chosen)
+    return workload.in_passes_by_expert(chosen) if by_expert(chosen, *times) else workload.in_passes(chosen)

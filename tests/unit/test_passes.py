@@ -1,0 +1,52 @@
+"""Passes over the tokens: in their order, or by the experts that they need."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from expertstream.engine.layout import LOAD
+from expertstream.model import MoEModel
+from expertstream.simulate import simulate
+from expertstream.trace import synthesize
+from expertstream.workload import LayerWorkload
+from tests.unit.test_closed_forms import package, routing
+
+# Expert 0 has six tokens, 1 has four, 2 and 3 have one each. Tokens 0 to 2 live on die 0, 3 to 5 on die 1.
+EXPERTS = np.array([[0, 3], [0, 1], [1, 0], [2, 0], [0, 1], [1, 0]], dtype=np.int16)
+
+
+def workload() -> LayerWorkload:
+    model = MoEModel.one_layer(d_model=8, d_ffn=4, n_experts=4, top_k=2)
+    return LayerWorkload.of(model, package(1, 2, ddr=10**9), routing(EXPERTS.tolist(), 4))
+
+
+def test_tokens_of_hot_experts_come_in_the_first_passes() -> None:
+    layer = workload()
+    in_order, by_expert = layer.in_passes(3), layer.in_passes_by_expert(3)
+    assert in_order.part.tolist() == [0, 1, 2, 0, 1, 2]
+    assert by_expert.part.tolist() == [2, 0, 1, 2, 0, 1]
+    assert (in_order.load > 0).any(axis=2).tolist() == [[1, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
+    assert (by_expert.load > 0).any(axis=2).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 1]]
+    np.testing.assert_array_equal(in_order.tokens, by_expert.tokens)
+    np.testing.assert_array_equal(in_order.load.sum(axis=0), by_expert.load.sum(axis=0))
+
+
+def test_one_pass_has_all_tokens_in_their_order() -> None:
+    layer = workload()
+    assert layer.in_passes_by_expert(1) is layer.in_passes(1)
+
+
+def test_adaptive_streaming_loads_cold_experts_in_the_last_pass_only() -> None:
+    model = MoEModel.one_layer(d_model=64, d_ffn=64, n_experts=16, top_k=2)
+    routed = synthesize(model, requests=4, tokens_per_request=40, layers=[0]).iteration(tokens=128, layer=0)
+    chip = package(2, 2, ddr=10**9)
+    die = chip.die.model_copy(update={"weight_buffer_bytes": 1 << 20, "token_buffer_bytes": 1 << 13})
+    chip = chip.model_copy(update={"die": die})
+    loaded = {}
+    for strategy in ("fse-dp", "fse-dp-adaptive"):
+        result = simulate(model, chip, routed, strategy)
+        assert result.plan.passes > 1
+        assert result.check() == 256
+        assert result.prove() <= 1e-10
+        loaded[strategy] = int(result.timeline.bytes[result.timeline.kind == LOAD].sum()) / result.plan.passes
+    assert loaded["fse-dp-adaptive"] < 0.9 * loaded["fse-dp"]
