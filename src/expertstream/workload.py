@@ -188,7 +188,15 @@ class LayerWorkload:
         return np.asarray(rank * passes // np.maximum(on_die[self.die_of_token], 1))
 
     def batches(self, part: Ints) -> Batches:
-        """The tokens in passes; ``part``: the pass of each token, int64 [tokens], from 0 on without a gap."""
+        """The tokens in passes; ``part``: the pass of each token, int64 [tokens], from 0 on.
+
+        Raises:
+            WorkloadError: not a pass for each token.
+        """
+        if part.shape != (self.n_tokens,) or part.min(initial=0) < 0:
+            raise WorkloadError(
+                f"passes of {part.size} tokens were given for {self.n_tokens} tokens; each must be 0 or more"
+            )
         dies, n_experts, n = self.package.n_dies, self.columns.size, self.n_tokens
         passes = int(part.max(initial=0)) + 1
         shared = np.arange(self.model.n_experts, n_experts)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from expertstream.engine.layout import LOAD
+from expertstream.errors import WorkloadError
 from expertstream.model import MoEModel
-from expertstream.simulate import simulate
+from expertstream.simulate import Result, simulate
+from expertstream.strategy import Options
 from expertstream.trace import synthesize
 from expertstream.workload import LayerWorkload
 from tests.unit.test_closed_forms import package, routing
@@ -36,17 +39,37 @@ def test_one_pass_has_all_tokens_in_their_order() -> None:
     assert layer.in_passes_by_expert(1) is layer.in_passes(1)
 
 
-def test_adaptive_streaming_loads_cold_experts_in_the_last_pass_only() -> None:
+def run(strategy: str, options: Options | None = None) -> Result:
+    """A layer of 128 tokens whose accumulators need two passes."""
     model = MoEModel.one_layer(d_model=64, d_ffn=64, n_experts=16, top_k=2)
     routed = synthesize(model, requests=4, tokens_per_request=40, layers=[0]).iteration(tokens=128, layer=0)
     chip = package(2, 2, ddr=10**9)
     die = chip.die.model_copy(update={"weight_buffer_bytes": 1 << 20, "token_buffer_bytes": 1 << 13})
-    chip = chip.model_copy(update={"die": die})
+    result = simulate(model, chip.model_copy(update={"die": die}), routed, strategy, options=options or Options())
+    assert result.plan.passes > 1
+    assert result.check() == 256
+    assert result.prove() <= 1e-10
+    return result
+
+
+def test_adaptive_streaming_loads_cold_experts_in_the_last_pass_only() -> None:
     loaded = {}
     for strategy in ("fse-dp", "fse-dp-adaptive"):
-        result = simulate(model, chip, routed, strategy)
-        assert result.plan.passes > 1
-        assert result.check() == 256
-        assert result.prove() <= 1e-10
+        result = run(strategy)
         loaded[strategy] = int(result.timeline.bytes[result.timeline.kind == LOAD].sum()) / result.plan.passes
     assert loaded["fse-dp-adaptive"] < 0.9 * loaded["fse-dp"]
+
+
+def test_what_the_first_pass_does_not_need_is_not_predicted() -> None:
+    result = run("fse-dp-adaptive", Options(prediction=1.0, lead_ps=1000))
+    needed = result.plan.batches(result.workload).load[0].sum(axis=1) > 0
+    head_start = result.plan.head_start
+    assert head_start is not None
+    assert (head_start.experts, head_start.wrong) == (int(needed.sum()), 0)
+    assert head_start.experts < result.workload.activated.size
+
+
+@pytest.mark.parametrize("part", [[0, 1], [0, 0, 0, 0, 0, -1]])
+def test_a_pass_is_given_for_each_token(part: list[int]) -> None:
+    with pytest.raises(WorkloadError, match=rf"passes of {len(part)} tokens were given for 6 tokens; each must be 0"):
+        workload().batches(np.array(part))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.engine.compile import njit
 
 Ints = NDArray[np.int64]
-
-
-MARGIN = 4
+MARGIN: Final = 4
 
 
 @njit

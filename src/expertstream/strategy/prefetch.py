@@ -73,8 +73,11 @@ def _with_head_start(plan_of: PlanOf, workload: LayerWorkload, options: Options,
     tokens = guessed.in_passes(1).load[0].sum(axis=1)
     order = np.lexsort((np.arange(tokens.size), -tokens))[: int((tokens > 0).sum())].tolist()
     own = _Loads.of(plan, workload)
+    several = plan.pass_of_token is not None and plan.passes > 1  # which experts the first pass needs is predicted too
+    other = _predicted(plan_of, guessed, without) if several or any(e not in own.chunks for e in order) else own
+    if several:
+        order = [e for e in order if e in other.chunks]
     wrong = [e for e in order if e not in own.chunks]
-    other = _predicted(plan_of, guessed, without) if wrong else own
     chosen = _chosen(plan, [(own if e in own.chunks else other, e) for e in order])
     work, opener, queues, slices = _add_head_start(plan, own, chosen, options.lead_ps)
     about = HeadStart(options.lead_ps, recall(routing.experts, guess), len(order), len(wrong))
