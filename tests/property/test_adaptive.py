@@ -67,6 +67,8 @@ def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[
 @given(cases())
 def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Case) -> None:
     with ExitStack() as stack:
+        if forced:
+            stack.enter_context(patch("expertstream.strategy.modes.by_expert", lambda *_: True))
         if "stay" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: True))
             stack.enter_context(patch("expertstream.schedule.adaptive.SMALLEST_TURN", 1))
