@@ -168,8 +168,7 @@ class LayerWorkload:
         """
         if passes == 1:
             return self._whole
-        tokens = np.bincount(self.routing.experts.reshape(-1), minlength=self.model.n_experts)
-        rank = np.argsort(np.argsort(-tokens, kind="stable"))
+        rank = np.argsort(np.argsort(-self.routing.counts, kind="stable"))
         return self.batches(self._parts(passes, rank[self.routing.experts].max(axis=1)))
 
     @cached_property

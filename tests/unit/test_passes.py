@@ -15,12 +15,12 @@ from expertstream.workload import LayerWorkload
 from tests.unit.test_closed_forms import package, routing
 
 # Expert 0 has six tokens, 1 has four, 2 and 3 have one each. Tokens 0 to 2 live on die 0, 3 to 5 on die 1.
-EXPERTS = np.array([[0, 3], [0, 1], [1, 0], [2, 0], [0, 1], [1, 0]], dtype=np.int16)
+EXPERTS = [[0, 3], [0, 1], [1, 0], [2, 0], [0, 1], [1, 0]]
 
 
 def workload() -> LayerWorkload:
     model = MoEModel.one_layer(d_model=8, d_ffn=4, n_experts=4, top_k=2)
-    return LayerWorkload.of(model, package(1, 2, ddr=10**9), routing(EXPERTS.tolist(), 4))
+    return LayerWorkload.of(model, package(1, 2, ddr=10**9), routing(EXPERTS, 4))
 
 
 def test_tokens_of_hot_experts_come_in_the_first_passes() -> None:
