@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from unittest.mock import patch
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from expertstream.engine.run import View
 from expertstream.errors import BufferTooSmallError
 from expertstream.simulate import Result, simulate
+from expertstream.strategy.adaptive import AdaptiveDispatcher
 from tests.property.cases import Case, cases
 from tests.property.test_invariants import check_invariants
 
@@ -48,6 +51,18 @@ def _large_tile(tokens: int, room: int, sizes: list[int]) -> int:
     return next((size for size in (*sizes[-2::-1], sizes[-1]) if 2 * tokens <= size * room), 0)
 
 
+def _decide(case: Case) -> Callable[[AdaptiveDispatcher, View], Iterable[int]]:
+    """As it is; and what the engine says of free space is the sum over all buffers."""
+    decide = AdaptiveDispatcher.decide
+
+    def checked(self: AdaptiveDispatcher, view: View) -> Iterable[int]:
+        if case.package.d2d.switching == "cut-through":
+            assert view.all_free_bytes == int(view.free_bytes.sum())
+        return decide(self, view)
+
+    return checked
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases(), st.permutations(SIZES))
 def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[str]) -> None:
@@ -64,8 +79,9 @@ def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[
 
 @pytest.mark.parametrize("forced", ["", "stay", "stay and circulate", "circulate", "tiles", "tiles and circulate"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(cases())
-def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Case) -> None:
+@given(cases(), st.booleans())
+def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Case, alone: bool) -> None:
+    """``alone``: nothing begins before what is in flight is over."""
     with ExitStack() as stack:
         if forced:
             stack.enter_context(patch("expertstream.strategy.modes.by_expert", lambda *_: True))
@@ -77,6 +93,9 @@ def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Cas
             stack.enter_context(patch("expertstream.strategy.modes.tile_size", _large_tile))
         if "circulate" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.links_are_free", lambda *_: False))
+        if alone:
+            stack.enter_context(patch("expertstream.strategy.adaptive.enough_in_flight", lambda *_: 0))
+        stack.enter_context(patch.object(AdaptiveDispatcher, "decide", _decide(case)))
         result = _run(replace(case, strategy="fse-dp-adaptive"))
     assume(result is not None)
     assert result is not None

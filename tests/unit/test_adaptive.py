@@ -67,11 +67,10 @@ def test_weights_stay_where_computing_binds() -> None:
     assert not weights_stay(load_ps=90, compute_ps=100)
 
 
-def test_loads_run_less_far_ahead_where_computing_takes_much_longer() -> None:
-    assert enough_in_flight(80, load_ps=74, compute_ps=100) == 20
-    assert enough_in_flight(80, load_ps=75, compute_ps=100) == 32
-    assert enough_in_flight(80, load_ps=89, compute_ps=100) == 32
-    assert enough_in_flight(80, load_ps=90, compute_ps=100) == 40
+def test_loads_run_less_far_ahead_while_what_is_left_to_compute_takes_much_longer() -> None:
+    assert enough_in_flight(90, load_ps=69, compute_ps=100) == 20
+    assert enough_in_flight(90, load_ps=70, compute_ps=100) == 30
+    assert enough_in_flight(90, load_ps=100, compute_ps=0) == 30
 
 
 @pytest.mark.parametrize(
@@ -161,27 +160,32 @@ def test_a_slow_link_is_not_used() -> None:
 
 def streams(*tokens: int) -> list[Stream]:
     """Experts of two groups each, numbered from 1 in their order."""
-    return [Stream(n, ((2 * i + 1, 10 * n, 100), (2 * i + 2, 10 * n, 100))) for i, n in enumerate(tokens)]
+    return [Stream(n, ((2 * i + 1, 10 * n, 40), (2 * i + 2, 10 * n, 40))) for i, n in enumerate(tokens)]
 
 
 class Idle:
-    """A package in which all loads that were admitted have been started."""
+    """A package in which all loads that were admitted have been started; ``taken`` of 900 bytes are not free."""
 
     dry_channel = True
 
-    def __init__(self, complete: Sequence[int] = ()) -> None:
+    def __init__(self, taken: int = 0, complete: Sequence[int] = ()) -> None:
         self.group_state = np.full(16, STARTED)
         self.group_state[list(complete)] = COMPLETE
+        self.all_free_bytes = 900 - taken
+        self.asked_at: list[int] = []
+
+    def ask_at(self, all_free_bytes: int) -> None:
+        self.asked_at.append(all_free_bytes)
 
 
-def admitted(dispatcher: AdaptiveDispatcher, times: int, complete: Sequence[int] = ()) -> list[int]:
-    return [g for _ in range(times) for g in dispatcher.decide(cast(View, Idle(complete)))]
+def admitted(dispatcher: AdaptiveDispatcher, times: int, view: Idle | None = None) -> list[int]:
+    return [g for _ in range(times) for g in dispatcher.decide(cast(View, view or Idle()))]
 
 
-def dispatcher(*tokens: int, enough: int = 1 << 40, held: int = 0) -> AdaptiveDispatcher:
-    """Groups of 100 bytes; if some are ``held``, all stay, and eight fit."""
+def dispatcher(*tokens: int, room: int | None = None, held: int = 0) -> AdaptiveDispatcher:
+    """Groups that take as long to compute as to load; if some are ``held``, all stay, and eight fit."""
     stay = dict.fromkeys(range(1, 16), held) if held else {}
-    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, dict.fromkeys(range(1, 16), 100), enough)
+    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, room)
 
 
 def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
@@ -193,16 +197,27 @@ def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
 
 
 def test_no_expert_begins_while_enough_is_in_flight() -> None:
-    ahead = dispatcher(5, 3, 1, enough=150)
+    """A third of 900 bytes here, as loading takes about as long as computing."""
+    ahead = dispatcher(5, 3, 1, room=900)
     assert admitted(ahead, 2) == [0, 1]
-    assert admitted(ahead, 4) == [5, 2, 6]  # both that have begun go on
-    assert admitted(ahead, 1, complete=[1, 2]) == []
-    assert admitted(ahead, 1, complete=[1, 2, 5]) == [3]
+    full, again = Idle(taken=301), Idle(taken=300)
+    assert admitted(ahead, 1, full) == [2]  # what has begun goes on
+    assert admitted(ahead, 1, full) == []
+    assert full.asked_at == [600, 600]
+    assert admitted(ahead, 1, again) == [5]
+    assert again.asked_at == []
+
+
+def test_an_expert_begins_where_nothing_is_in_flight_whatever_is_taken() -> None:
+    ahead = dispatcher(5, 3, 1, room=900)
+    assert admitted(ahead, 2, Idle(taken=800)) == [0, 1]
+    assert admitted(ahead, 2, Idle(taken=800)) == [2]
+    assert admitted(ahead, 1, Idle(taken=800, complete=[1, 2])) == [5]
 
 
 def test_groups_that_stay_do_not_go_on_while_enough_is_in_flight() -> None:
     """Each has tokens of its own: nothing that has begun waits for them."""
-    ahead = dispatcher(5, 3, 1, enough=150, held=1)
+    ahead = dispatcher(5, 3, 1, room=900, held=1)
     assert admitted(ahead, 2) == [0, 1]
-    assert admitted(ahead, 4) == [5]
-    assert admitted(ahead, 1, complete=[1]) == [2]
+    assert admitted(ahead, 1, Idle(taken=301)) == []
+    assert admitted(ahead, 1, Idle(taken=300)) == [5]

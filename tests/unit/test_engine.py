@@ -216,6 +216,36 @@ def test_a_dispatcher_decides_when_a_group_completes_or_a_channel_runs_dry_and_i
     assert 1_001_100 in dispatcher.seen
 
 
+def test_a_dispatcher_can_be_asked_as_soon_as_so_many_bytes_are_free() -> None:
+    class Thrifty:
+        """Starts the second group when three of four kilobytes are free."""
+
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
+
+        def decide(self, view):  # type: ignore[no-untyped-def]
+            self.seen.append((view.now_ps, view.all_free_bytes))
+            if view.group_state[0] == WAITING:
+                return [0]
+            if view.group_state[1] != WAITING:
+                return []
+            if view.all_free_bytes >= 3 * KB:
+                return [1]
+            view.ask_at(3 * KB)
+            return []
+
+    work = Work()
+    first, second = work.new_group(), work.new_group()
+    work.add_chunks(group=first, bytes=KB, die=[[0], [1]], channel=[0, 1], compute_ps=[[2_000_000], [4_000_000]])
+    work.add_chunks(group=second, bytes=KB, die=[[0]], channel=0, compute_ps=100)
+    dispatcher = Thrifty()
+    timeline = run(work, full_network(2, buffer=2 * KB, tokens=0), dispatcher)
+    # Two chunks are computed from 1 us on; one has been at 3 us, before the group is complete at 5 us.
+    assert rows(timeline, LOAD) == [(0, 1_000_000), (0, 1_000_000), (3_000_000, 4_000_000)]
+    assert (3_000_000, 3 * KB) in dispatcher.seen
+    assert dispatcher.seen[-1] == (5_000_000, 4 * KB)
+
+
 def test_a_dispatcher_may_say_how_long_each_decision_took() -> None:
     class Both:
         def __init__(self) -> None:

@@ -41,6 +41,15 @@ class View:
         return int(self._vector[at.K_NOW])
 
     @property
+    def all_free_bytes(self) -> int:
+        """Free bytes of all buffers of all dies together."""
+        return int(self._vector[at.K_FREE])
+
+    def ask_at(self, all_free_bytes: int) -> None:
+        """Ask the dispatcher again as soon as so many bytes are free; the last call counts, and once."""
+        self._vector[at.K_WATERMARK] = all_free_bytes
+
+    @property
     def dry_channel(self) -> bool:
         """Whether some DDR channel has no load queued."""
         return bool(min(self._heads.tolist()) < 0)
@@ -69,7 +78,10 @@ class Admission(NamedTuple):
 
 
 class Dispatcher(Protocol):
-    """Decides which groups start, whenever a group completes or a DDR channel has nothing left to load."""
+    """Decides which groups start, whenever a group completes or a DDR channel has nothing left to load.
+
+    It may have itself asked at other times too (``View.ask_at``).
+    """
 
     def decide(self, view: View) -> Iterable[int | Admission]:
         """Return the groups to admit now, in order; each group once in a run. None: nothing for now.

@@ -48,6 +48,7 @@ def take(m: Vector, stop: int) -> None:
     """Take the buffer space of a stop."""
     s = m[at.O_STOPS] + at.S_COLS * stop
     m[m[at.O_POOL_FREE] + m[s + at.S_POOL]] -= m[s + at.S_SPACE]
+    m[at.K_FREE] -= m[s + at.S_SPACE]
     m[s + at.S_TAKEN] = m[at.K_NOW]
 
 
@@ -63,6 +64,10 @@ def release(m: Vector, stop: int) -> None:
     if m[s + at.S_SPACE] > 0:
         pool = m[s + at.S_POOL]
         m[m[at.O_POOL_FREE] + pool] += m[s + at.S_SPACE]
+        m[at.K_FREE] += m[s + at.S_SPACE]
+        if 0 < m[at.K_WATERMARK] <= m[at.K_FREE]:
+            m[at.K_WATERMARK] = 0
+            m[at.K_DECIDE] = 1
         if m[m[at.O_IS_DIRTY] + pool] == 0:
             m[m[at.O_IS_DIRTY] + pool] = 1
             m[m[at.O_DIRTY] + m[at.K_DIRTY]] = pool

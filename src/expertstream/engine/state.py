@@ -39,6 +39,7 @@ class State:
         vector = np.zeros(int(starts[-1]), dtype=np.int64)
         vector[at.K_DIES], vector[at.K_CHANNELS] = n_dies, n_channels
         vector[at.O_STOPS : at.O_STOPS + len(at.TABLES)] = starts[:-1]
+        vector[at.K_FREE] = tables["pool_free"].sum()
         views = {}
         for name, start, size in zip(at.TABLES, starts[:-1].tolist(), sizes, strict=True):
             vector[start : start + size] = tables[name].reshape(-1)
@@ -148,7 +149,10 @@ def build(work: Work, network: Network) -> State:
 
 
 def transfer_ps(n_bytes: Ints, bandwidth: Ints) -> Ints:
-    """Time to move bytes at bytes/s, ps, rounded up; int64 [n] each. Exact: two steps that stay within int64."""
+    """Time to move bytes at bytes/s, ps, rounded up; int64 [n], for one bandwidth or as many.
+
+    Exact: two steps that stay within int64.
+    """
     a = n_bytes * 1_000_000
     q, r = a // bandwidth, a % bandwidth
     return q * 1_000_000 + (r * 1_000_000 + bandwidth - 1) // bandwidth

@@ -2,9 +2,9 @@
 
 Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traffic`` are a table read (tokens of the
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
-``hot_next`` is two comparisons of sums that adders keep up to date as groups start and end, and two multiplications:
-a few cycles each. ``links_are_free``, ``weights_stay``, ``enough_in_flight``, ``passes`` and ``by_expert`` are taken
-once for a layer.
+``hot_next`` and ``enough_in_flight`` are one or two comparisons of sums that adders keep up to date as groups start and
+end, and two multiplications: a few cycles each. ``links_are_free``, ``weights_stay``, ``passes`` and ``by_expert`` are
+taken once for a layer.
 """
 
 from __future__ import annotations
@@ -72,18 +72,17 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
 
-def enough_in_flight(sram: int, load_ps: int, compute_ps: int) -> int:
+def enough_in_flight(room: int, load_ps: int, compute_ps: int) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
-    Where loading takes less than 3/4 of the time of computing, loads need not run far ahead: a quarter of the SRAM;
-    with less than 9/10, two fifths; else half of it.
+    A third of the room that there is; two ninths while loads are ahead: while what is left of them would take less than
+    7/10 of the time of what is left of computing.
 
     Args:
-        sram: bytes of all weight and token buffers. load_ps, compute_ps: of the layer, at full rate.
+        room: bytes of all buffers together that are free while nothing is in flight.
+        load_ps: of what has not been admitted. compute_ps: of what has not been finished; both at full rate.
     """
-    if 4 * load_ps < 3 * compute_ps:
-        return sram // 4
-    return sram * 2 // 5 if 10 * load_ps < 9 * compute_ps else sram // 2
+    return room * 2 // 9 if 10 * load_ps < 7 * compute_ps else room // 3
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from expertstream.engine.layout import COMPLETE
 from expertstream.engine.run import View
+from expertstream.engine.state import transfer_ps
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import enough_in_flight, hot_next
@@ -35,7 +36,8 @@ class Stream:
     """One expert of a pass, in the order in which its micro-slices load.
 
     Attributes:
-        tokens: its tokens in the pass. groups: of each the number, the compute time, mean over the dies, and the bytes.
+        tokens: its tokens in the pass. groups: of each the number, the compute time, mean over the dies, and the load
+            time at full rate of all channels, ps.
     """
 
     tokens: int
@@ -53,16 +55,15 @@ class AdaptiveDispatcher:
         prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
         held: bytes of a weight buffer that a group whose weights stay fills as long as it runs; they must fit
             ``budget``.
-        in_flight: bytes of weights and of copies of tokens of each group; while those that run exceed ``enough``,
-            nothing else begins (``enough_in_flight``).
+        room: bytes of all buffers together that are free while nothing is in flight; nothing else begins while so much
+            of them is taken that it is enough (``enough_in_flight``). None: whatever is taken.
     """
 
     def __init__(
         self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int,
-        in_flight: dict[int, int], enough: int,
+        room: int | None,
     ) -> None:  # fmt: skip
-        self._held, self._budget = held, budget
-        self._in_flight, self._enough = in_flight, enough
+        self._held, self._budget, self._room = held, budget, room
         self._prologue = [prologue]
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
@@ -100,28 +101,39 @@ class AdaptiveDispatcher:
         if not self._passes or not view.dry_channel or any_pending(view, list(self._running)):
             return []
         queue = self._passes[0]
-        begins = sum(self._in_flight[g] for g in self._running) <= self._enough
+        backlog_ps = sum(self._running.values())
+        begins = self._begins(view, queue.left_load_ps, queue.left_compute_ps + backlog_ps)
         fits = [
             self._held[g] <= left and begins if g in self._held else begins or begun
             for g, begun in zip(queue.ends, queue.begun, strict=True)
         ]
         if not any(fits):
             return []
-        group, compute_ps = queue.take(sum(self._running.values()), self._target_ps, fits)
+        group, compute_ps = queue.take(backlog_ps, self._target_ps, fits)
         self._running[group] = compute_ps
         return [group]
 
+    def _begins(self, view: View, load_ps: int, compute_ps: int) -> bool:
+        """Whether another expert may begin; if not, the engine asks again as soon as it may."""
+        if self._room is None or not self._running:
+            return True
+        least = self._room - enough_in_flight(self._room, load_ps, compute_ps)
+        if view.all_free_bytes < least:
+            view.ask_at(least)
+            return False
+        return True
+
 
 class _Pass:
-    """What is left of a pass, hottest expert first, and how much has been admitted."""
+    """What is left of a pass, hottest expert first, and how long that takes to compute and to load."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         ranked = sorted(range(len(streams)), key=lambda i: (-streams[i].tokens, i))
         self.queue = [list(streams[i].groups) for i in ranked]
         self._firsts = {groups[0][0] for groups in self.queue}
-        self._admitted_ps, self._admitted_bytes = 0, 0
-        self._total_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
-        self._total_bytes = sum(size for groups in self.queue for _, _, size in groups)
+        self._compute_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
+        self._load_ps = sum(ps for groups in self.queue for _, _, ps in groups)
+        self.left_compute_ps, self.left_load_ps = self._compute_ps, self._load_ps
 
     @property
     def groups(self) -> list[int]:
@@ -140,8 +152,8 @@ class _Pass:
             queue.sort(key=lambda entry: order.get(entry[0], len(order)))
         found.sort(key=lambda queue: order[queue[0][0]])
         taken = [entry for queue in found for entry in queue]
-        self._admitted_ps += sum(ps for _, ps, _ in taken)
-        self._admitted_bytes += sum(size for _, _, size in taken)
+        self.left_compute_ps -= sum(ps for _, ps, _ in taken)
+        self.left_load_ps -= sum(ps for _, _, ps in taken)
         return [(group, ps) for group, ps, _ in taken]
 
     @property
@@ -156,15 +168,16 @@ class _Pass:
 
     def take(self, backlog_ps: int, target_ps: int, fits: Sequence[bool] = (True, True)) -> tuple[int, int]:
         """The next group and its compute time; ``fits``: whether there is room for either of ``ends``."""
-        compute, load = (self._admitted_ps, self._total_ps), (self._admitted_bytes, self._total_bytes)
+        compute = (self._compute_ps - self.left_compute_ps, self._compute_ps)
+        load = (self._load_ps - self.left_load_ps, self._load_ps)
         hot = fits[0] and (hot_next(backlog_ps, target_ps, compute, load) or not fits[1])
         end = 0 if hot else -1
-        group, ps, size = self.queue[end].pop(0)
+        group, compute_ps, load_ps = self.queue[end].pop(0)
         if not self.queue[end]:
             self.queue.pop(end)
-        self._admitted_ps += ps
-        self._admitted_bytes += size
-        return group, ps
+        self.left_compute_ps -= compute_ps
+        self.left_load_ps -= load_ps
+        return group, compute_ps
 
 
 def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
@@ -173,20 +186,22 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     n_channels = len(package.channels)
     batches = adaptive_batches(workload)
     times = LayerTimes.of(workload, batches)
-    residents = int(workload.tokens_on_die.max()) * workload.activation_bytes
-    residents += int(batches.tokens.max()) * workload.partial_sum_bytes
-    room = (package.die.token_buffer_bytes - residents) // workload.remote_token_bytes
+    residents = workload.tokens_on_die * workload.activation_bytes
+    residents = residents + batches.tokens.max(axis=0) * workload.partial_sum_bytes
+    room = (package.die.token_buffer_bytes - int(residents.max())) // workload.remote_token_bytes
     modes = Modes.of(workload, batches, int(room), options, times)
     cutting = Cutting.of(workload.columns, modes.parts)
     flowing = _only(batches, ~modes.gathers)
     tiles = Tiles.of(workload.topology, modes.tile)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
-    enough, ahead = int(np.iinfo(np.int64).max), Plan.prefetch  # where no token moves, FSE-DP's own way
+    free, ahead = None, Plan.prefetch  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
-        sram = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
-        enough = enough_in_flight(sram, *times)
-        ahead = f"nothing else begins with more than {format_bytes(enough)} of weights and copies of tokens in flight"
+        free = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
+        free -= int(residents.sum())
+        most, least = (format_bytes(enough_in_flight(free, load_ps, 1)) for load_ps in (1, 0))
+        ahead = f"nothing else begins with more than {most} of weights and copies of tokens in flight, or, "
+        ahead += f"while loads are ahead, {least}"
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
@@ -201,19 +216,14 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
     gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles)
     held: dict[int, int] = {}
-    in_flight = {group: size for stream in streams for one in stream for group, _, size in one.groups}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
         homes = Homes.of(workload, cutting, loads, tiles, modes.stays, total[p], shares.load[p])
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late[p], int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
-        for group, tokens in _copies(cutting, modes, groups[p], total[p], package.n_dies):
-            in_flight[group] += tokens * workload.remote_token_bytes
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(
-            resident, streams, _target_ps(workload, times), held, modes.budget, in_flight, enough
-        ),
+        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload, times), held, modes.budget, free),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),
@@ -239,16 +249,6 @@ def _only(batches: Batches, some: NDArray[np.bool_]) -> Batches:
     keep = np.repeat(load.reshape(-1) > 0, batches.load.reshape(-1))
     ptr = np.concatenate(([0], np.cumsum(load))).astype(np.int64)
     return replace(batches, load=load, ptr=ptr, ids=batches.ids[keep])
-
-
-def _copies(cutting: Cutting, modes: Modes, groups: Ints, tokens: Ints, n_dies: int) -> Iterator[tuple[int, int]]:
-    """Groups and the copies of tokens that each needs at a time: once for an expert, or for each block that stays."""
-    for e in np.flatnonzero(modes.gathers & (tokens > 0)).tolist():
-        mine = groups[cutting.first[e] : cutting.first[e] + cutting.per_expert[e]]
-        if modes.block[e]:
-            yield from ((int(group), int(modes.most[e]) * n_dies) for group in np.unique(mine))
-        else:
-            yield int(mine[0]), int(tokens[e]) * n_dies // int(modes.tile[e])
 
 
 def _held_bytes(workload: LayerWorkload, cutting: Cutting, modes: Modes, groups: Ints, homes: Homes) -> dict[int, int]:
@@ -279,6 +279,7 @@ def _groups(work: Work, workload: LayerWorkload, cutting: Cutting, modes: Modes,
 def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: Ints) -> list[Stream]:
     """Streams of the activated experts of a pass."""
     package, model = workload.package, workload.model
+    rate = sum(c.effective_bytes_per_s for c in package.channels)
     out = []
     for e in np.flatnonzero(tokens).tolist():
         mine = slice(int(cutting.first[e]), int(cutting.first[e] + cutting.per_expert[e]))
@@ -286,7 +287,8 @@ def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: In
         numbers, index = np.unique(groups[mine], return_inverse=True)
         each = np.bincount(index, weights=time).astype(np.int64) // package.n_dies
         size = np.bincount(index, weights=cutting.width[mine]).astype(np.int64) * workload.column_bytes
-        groups_of = zip(numbers.tolist(), each.tolist(), size.tolist(), strict=True)
+        load_ps = transfer_ps(size, np.array(rate))
+        groups_of = zip(numbers.tolist(), each.tolist(), load_ps.tolist(), strict=True)
         out.append(Stream(int(tokens[e]), tuple(groups_of)))
     return out
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from expertstream.engine.state import transfer_ps
 from expertstream.package import Topology
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import place
@@ -61,7 +62,7 @@ class Homes:
             size = width[tags] * workload.column_bytes
             at = (np.arange(tags.size) + turn) % n_channels
             turn += tags.size
-            load_ps = size * 10**12 // bandwidth[at]
+            load_ps = transfer_ps(size, bandwidth[at])
             if tiles.size[e] == 0:
                 time = compute_ps(package.die, shares[e][:, None], model.d_model, width[tags], model.weight_bits)
                 channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
@@ -69,7 +70,7 @@ class Homes:
                 continue
             parts = int(tiles.size[e])
             time = compute_ps(package.die, -(-int(tokens[e]) // parts), model.d_model, width[tags], model.weight_bits)
-            send_ps = size * 10**12 // package.d2d.bandwidth_bytes_per_s
+            send_ps = transfer_ps(size, np.array(package.d2d.bandwidth_bytes_per_s))
             channel[tags] = at
             if held[e] or parts > 1:
                 die[tags] = _evenly(topology, at, die_free, tiles.members[parts])
