@@ -68,9 +68,9 @@ def test_weights_stay_where_computing_binds() -> None:
 
 
 def test_loads_run_less_far_ahead_while_what_is_left_to_compute_takes_much_longer() -> None:
-    assert enough_in_flight(90, load_ps=69, compute_ps=100) == 20
-    assert enough_in_flight(90, load_ps=70, compute_ps=100) == 30
-    assert enough_in_flight(90, load_ps=100, compute_ps=0) == 30
+    assert enough_in_flight(120, load_ps=79, compute_ps=100) == 30
+    assert enough_in_flight(120, load_ps=80, compute_ps=100) == 40
+    assert enough_in_flight(120, load_ps=100, compute_ps=0) == 40
 
 
 @pytest.mark.parametrize(

@@ -75,14 +75,14 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
 def enough_in_flight(room: int, load_ps: int, compute_ps: int) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
-    A third of the room that there is; two ninths while loads are ahead: while what is left of them would take less than
-    7/10 of the time of what is left of computing.
+    A third of the room that there is; a quarter while loads are ahead: while what is left of them would take less than
+    4/5 of the time of what is left of computing.
 
     Args:
         room: bytes of all buffers together that are free while nothing is in flight.
         load_ps: of what has not been admitted. compute_ps: of what has not been finished; both at full rate.
     """
-    return room * 2 // 9 if 10 * load_ps < 7 * compute_ps else room // 3
+    return room // 4 if 5 * load_ps < 4 * compute_ps else room // 3
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

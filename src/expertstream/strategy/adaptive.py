@@ -200,8 +200,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         free = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
         free -= int(residents.sum())
         most, least = (format_bytes(enough_in_flight(free, load_ps, 1)) for load_ps in (1, 0))
-        ahead = f"nothing else begins with more than {most} of weights and copies of tokens in flight, or, "
-        ahead += f"while loads are ahead, {least}"
+        ahead = f"nothing else begins with more than {most} of weights and copies of tokens in flight, "
+        ahead += f"{least} while loads are ahead"
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
