@@ -197,8 +197,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     free, ahead = None, Plan.prefetch  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
-        free = (package.die.weight_buffer_bytes + package.die.token_buffer_bytes) * package.n_dies
-        free -= int(residents.sum())
+        free = int(package_buffers(package).sum() - residents.sum())
         most, least = (format_bytes(enough_in_flight(free, load_ps, 1)) for load_ps in (1, 0))
         ahead = f"nothing else begins with more than {most} of weights and copies of tokens in flight, "
         ahead += f"{least} while loads are ahead"

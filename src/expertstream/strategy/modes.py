@@ -161,7 +161,7 @@ class Modes:
 def _parts(workload: LayerWorkload, tile: Ints, widest: Ints | int, options: Options) -> Ints:
     """Micro-slices of each expert whose weights do not stay, int64 [experts].
 
-    They are striped over the channels, and every tile, or die, gets equally many.
+    They are striped over the channels, and every tile of several dies gets equally many.
 
     Args:
         tile: int64 [experts], as in Modes. widest: columns of a micro-slice, int or int64 [experts].
@@ -170,7 +170,7 @@ def _parts(workload: LayerWorkload, tile: Ints, widest: Ints | int, options: Opt
     circulating, _ = micro_slices(workload, options.micro_slices)
     striped = np.maximum(2, -(-workload.columns // (widest * n_channels))) * n_channels
     step = np.lcm(n_channels, n_dies // np.maximum(tile, 1))
-    return np.where(tile == 0, circulating * n_dies, -(-striped // step) * step)
+    return np.where(tile == 0, circulating * n_dies, np.where(tile == 1, striped, -(-striped // step) * step))
 
 
 def adaptive_batches(workload: LayerWorkload) -> Batches:
