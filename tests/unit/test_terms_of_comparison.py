@@ -59,7 +59,7 @@ def test_no_more_experts_are_in_flight_than_the_depth(strategy: str) -> None:
     [
         (
             "fse-dp-adaptive",
-            "nothing else begins with more than 24 MiB of weights and copies of tokens in flight, 18 MiB while loads "
+            "nothing else begins while weights and copies of tokens take a third of the buffers, a quarter if loads "
             "are ahead",
         ),
         ("fse-dp-naive-tokens", "as far as the weight buffer has room"),

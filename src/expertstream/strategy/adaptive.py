@@ -23,7 +23,6 @@ from expertstream.strategy.shares import Shares, add_movement
 from expertstream.strategy.tiles import Tiles
 from expertstream.strategy.tokens import TokenTurns, add_residents
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
-from expertstream.units import format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -198,9 +197,10 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     free, ahead = None, Plan.prefetch  # where no token moves, FSE-DP's own way
     if modes.gathers.any():
         free = int(package_buffers(package).sum() - residents.sum())
-        most, least = (format_bytes(enough_in_flight(free, load_ps, 1)) for load_ps in (1, 0))
-        ahead = f"nothing else begins with more than {most} of weights and copies of tokens in flight, "
-        ahead += f"{least} while loads are ahead"
+        ahead = (  # enough_in_flight, in words
+            "nothing else begins while weights and copies of tokens take a third of the buffers, a quarter if loads "
+            "are ahead"
+        )
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
