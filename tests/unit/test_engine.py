@@ -9,7 +9,7 @@ from expertstream.engine import compile as compiling
 from expertstream.engine import kernel
 from expertstream.engine.layout import ADMITTED, COMPUTE, LOAD, SEND, STARTED, TOKENS, WAITING
 from expertstream.engine.network import Network
-from expertstream.engine.run import Admission, run
+from expertstream.engine.run import Admission, View, run
 from expertstream.engine.timeline import Timeline
 from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError, SimulationStuckError
@@ -201,7 +201,7 @@ def test_a_dispatcher_decides_when_a_group_completes_or_a_channel_runs_dry_and_i
         def __init__(self) -> None:
             self.seen: list[int] = []
 
-        def decide(self, view):  # type: ignore[no-untyped-def]
+        def decide(self, view: View) -> list[int]:
             self.seen.append(view.now_ps)
             waiting = np.flatnonzero(view.group_state == WAITING)
             running = np.isin(view.group_state, (ADMITTED, STARTED)).any()
@@ -223,7 +223,7 @@ def test_a_dispatcher_can_be_asked_as_soon_as_so_many_bytes_are_free() -> None:
         def __init__(self) -> None:
             self.seen: list[tuple[int, int]] = []
 
-        def decide(self, view):  # type: ignore[no-untyped-def]
+        def decide(self, view: View) -> list[int]:
             self.seen.append((view.now_ps, view.all_free_bytes))
             if view.group_state[0] == WAITING:
                 return [0]
@@ -249,9 +249,9 @@ def test_a_dispatcher_can_be_asked_as_soon_as_so_many_bytes_are_free() -> None:
 def test_a_dispatcher_may_say_how_long_each_decision_took() -> None:
     class Both:
         def __init__(self) -> None:
-            self.left = [Admission(0, 500), 1]
+            self.left: list[Admission | int] = [Admission(0, 500), 1]
 
-        def decide(self, view):  # type: ignore[no-untyped-def]
+        def decide(self, view: View) -> list[Admission | int]:
             left, self.left = self.left, []
             return left
 

@@ -185,8 +185,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     n_channels = len(package.channels)
     batches = adaptive_batches(workload)
     times = LayerTimes.of(workload, batches)
-    residents = workload.tokens_on_die * workload.activation_bytes
-    residents = residents + batches.tokens.max(axis=0) * workload.partial_sum_bytes
+    accumulators = batches.tokens.max(axis=0) * workload.partial_sum_bytes
+    residents = workload.tokens_on_die * workload.activation_bytes + accumulators
     room = (package.die.token_buffer_bytes - int(residents.max())) // workload.remote_token_bytes
     modes = Modes.of(workload, batches, int(room), options, times)
     cutting = Cutting.of(workload.columns, modes.parts)
@@ -278,7 +278,7 @@ def _groups(work: Work, workload: LayerWorkload, cutting: Cutting, modes: Modes,
 def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: Ints) -> list[Stream]:
     """Streams of the activated experts of a pass."""
     package, model = workload.package, workload.model
-    rate = sum(c.effective_bytes_per_s for c in package.channels)
+    rate = np.array(package.ddr_bytes_per_s)
     out = []
     for e in np.flatnonzero(tokens).tolist():
         mine = slice(int(cutting.first[e]), int(cutting.first[e] + cutting.per_expert[e]))
@@ -286,7 +286,7 @@ def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: In
         numbers, index = np.unique(groups[mine], return_inverse=True)
         each = np.bincount(index, weights=time).astype(np.int64) // package.n_dies
         size = np.bincount(index, weights=cutting.width[mine]).astype(np.int64) * workload.column_bytes
-        load_ps = transfer_ps(size, np.array(rate))
+        load_ps = transfer_ps(size, rate)
         groups_of = zip(numbers.tolist(), each.tolist(), load_ps.tolist(), strict=True)
         out.append(Stream(int(tokens[e]), tuple(groups_of)))
     return out
@@ -303,6 +303,5 @@ def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
 def _target_ps(workload: LayerWorkload, times: LayerTimes) -> int:
     """Time in which the DDR channels fill a quarter of the weight buffers, less where MAC arrays have time to wait."""
     package = workload.package
-    rate = sum(c.effective_bytes_per_s for c in package.channels)
-    target = package.die.weight_buffer_bytes * package.n_dies * 10**12 // (4 * rate)
+    target = package.die.weight_buffer_bytes * package.n_dies * 10**12 // (4 * package.ddr_bytes_per_s)
     return target if times.load <= times.compute else target * times.compute // times.load

@@ -45,8 +45,7 @@ class LayerTimes(NamedTuple):
         """Of these passes; each loads the experts that have tokens in it."""
         package = workload.package
         size = int(((batches.load > 0).any(axis=2) * workload.expert_bytes).sum())
-        rate = sum(c.effective_bytes_per_s for c in package.channels)
-        return cls(size * 10**12 // rate, workload.macs * 10**12 // package.macs_per_s)
+        return cls(size * 10**12 // package.ddr_bytes_per_s, workload.macs * 10**12 // package.macs_per_s)
 
 
 @dataclass(frozen=True, eq=False)
