@@ -111,6 +111,101 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, failure: BaseExcepti
     assert not list(tmp_path.iterdir())
 
 
+def tokens_of(n: int = 3, layers: int = 2, k: int = 2, first: int = 0) -> tuple[Any, ...]:
+    """Arguments of ``append``."""
+    experts = np.broadcast_to(np.arange(first, first + k), (n, layers, k))
+    return experts, np.zeros(n, np.int32), np.arange(n), np.ones(n, np.int8)
+
+
+WRONG = {
+    "layers": (tokens_of(layers=3), "experts has 3 layers, layer_index 2"),
+    "k": (tokens_of(k=3), "k is 3, but 2 for the tokens before"),
+    "shape": ((np.zeros((3, 2), int), *tokens_of()[1:]), r"experts has shape \(3, 2\), \[tokens, layers, k\] needed"),
+    "lengths": (
+        (tokens_of()[0], np.arange(9), *tokens_of()[2:]),
+        "the arrays are of different numbers of tokens: experts 3, request 9, position 3, phase 3",
+    ),
+    "ids": (
+        tokens_of(first=7),
+        "expert id 8 of token 8, layer 4 is out of range; the model has experts 0 to 7",
+    ),
+    "fractions": ((tokens_of()[0] + 0.5, *tokens_of()[1:]), "experts holds 0.5, which is no int16"),
+    "too large": (
+        (*tokens_of()[:2], np.full(3, 2**40), tokens_of()[3]),
+        "position holds 1099511627776, which is no int32",
+    ),
+    "not a number": ((*tokens_of()[:3], np.full(3, np.nan)), "phase holds nan, which is no int8"),
+    "no numbers": ((*tokens_of()[:3], np.full(3, "a")), "phase holds <U1, int8 needed"),
+    "weights": (
+        (*tokens_of(), np.ones((3, 2, 2))),
+        "tokens with gate weights, but the file was begun without them; give weights=True when it is begun",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("what", WRONG)
+def test_tokens_that_cannot_be_appended_spoil_the_file(tmp_path: Path, what: str) -> None:
+    """Also where the caller goes on: a file without them would pass for the whole."""
+    path = tmp_path / "t.parquet"
+    arguments, message = WRONG[what]
+    lost = f"^'{path}' is not written, as tokens could not be appended: {message}$"
+
+    def write() -> None:
+        with TraceWriter(path, layer_index=[4, 5], n_experts=8, model="m", source="s") as file:
+            file.append(*tokens_of(8))
+            with pytest.raises(TraceError, match=f"^'{path}': {message}$"):
+                file.append(*arguments)
+            with pytest.raises(TraceError, match=lost):
+                file.append(*tokens_of())
+
+    with pytest.raises(TraceError, match=lost):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_append_spoils_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def write() -> None:
+        monkeypatch.setattr(pq.ParquetWriter, "write_table", interrupted)
+        with TraceWriter(tmp_path / "t.parquet", layer_index=[4, 5], n_experts=8, model="m", source="s") as file:
+            with pytest.raises(KeyboardInterrupt):
+                file.append(*tokens_of(parquet.BLOCK))
+            monkeypatch.undo()
+
+    with pytest.raises(TraceError, match=r"is not written, as tokens could not be appended: KeyboardInterrupt$"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_without_tokens_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    about: dict[str, Any] = {"n_experts": 8, "model": "m", "source": "s"}
+    with (
+        pytest.raises(TraceError, match=f"^'{path}' is not written: no tokens were appended$"),
+        TraceWriter(path, layer_index=[0], **about) as file,
+    ):
+        file.append(*tokens_of(0, layers=1))
+    with pytest.raises(TraceError, match=f"^'{path}' is closed; append tokens within one 'with' block$"):
+        file.append(*tokens_of(layers=1))
+    with pytest.raises(TraceError, match=f"^'{path}': layer_index names a layer twice: \\[0, 0\\]$"):
+        TraceWriter(path, layer_index=[0, 0], **about)
+    assert not list(tmp_path.iterdir())
+
+
+def test_appended_arrays_may_be_used_again(tmp_path: Path) -> None:
+    """As a loop that fills the same arrays does."""
+    path = tmp_path / "t.parquet"
+    experts, request, position, phase = (np.array(array) for array in tokens_of())
+    with TraceWriter(path, layer_index=[4, 5], n_experts=8, model="m", source="s") as file:
+        for number in range(3):
+            request[:] = number
+            file.append(experts, request, position, phase)
+    assert RoutingTrace.load(path).request.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 def test_other_orders_of_rows_are_read(trace: RoutingTrace, tmp_path: Path) -> None:
     """By token, then layer, in one row group and without our metadata of the layout, as another writer may have it."""
     trace.save(tmp_path / "t.parquet")

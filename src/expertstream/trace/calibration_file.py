@@ -18,8 +18,8 @@ from expertstream.errors import TraceError
 from expertstream.files import replacing
 from expertstream.trace import npz
 from expertstream.trace.calibration import MEMORIES, Calibration, LayerCalibration
+from expertstream.trace.checks import MAX_EXPERTS
 from expertstream.trace.latent import Floats, root
-from expertstream.trace.routing import MAX_EXPERTS
 
 SUFFIX = ".npz"
 _UNIT = 1000  # of fixed-point numbers

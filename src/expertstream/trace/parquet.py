@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from expertstream.errors import TraceError
 from expertstream.files import replacing, writing
+from expertstream.trace.checks import check_experts, check_layers, check_shapes, check_weights, to_type
 
 if TYPE_CHECKING:
     from expertstream.trace.routing import RoutingTrace
@@ -42,13 +44,14 @@ class _UnfinishedError(Exception):
 class TraceWriter:
     """Writes a trace that need not fit into memory, block by block; the file appears whole or not at all.
 
-    Use it in a ``with`` block; if the block fails, nothing is left of the file.
+    Use it in a ``with`` block; if the block or an ``append`` fails, nothing is left of the file.
 
     Args:
         path: must end in .parquet. layer_index: the model's layer numbers. weights: whether gate weights follow.
 
     Raises:
-        TraceError: the name does not end in .parquet, or its folder cannot be written.
+        TraceError: the name does not end in .parquet, its folder cannot be written, or the layers are not those of a
+            trace. At the end of the block: an ``append`` failed though the block went on, or nothing was appended.
     """
 
     def __init__(
@@ -64,6 +67,9 @@ class TraceWriter:
         weights: bool = False,
     ) -> None:
         self.path, self.layers, self.tokens = Path(path), [int(layer) for layer in layer_index], 0
+        self._n_experts, self._k, self._weights = n_experts, 0, weights
+        self._where, self._refused = f"'{path}'", ""  # refused: why no more tokens are taken
+        check_layers(self._where, np.array(self.layers, dtype=np.int32), n_experts)
         if self.path.suffix != ".parquet":
             raise TraceError(f"'{path}' is not a name for a trace; it must end in .parquet")
         kinds: dict[str, Any] = {
@@ -95,33 +101,74 @@ class TraceWriter:
             self._open = stack.pop_all()
 
     def append(self, experts: Any, request: Any, position: Any, phase: Any, weights: Any = None) -> None:
-        """Add tokens: experts (and weights) [tokens, layers, k], the others [tokens]. Raises TraceError if it fails."""
+        """Add tokens: experts (and weights) [tokens, layers, k], the others [tokens]; they are copied.
+
+        Raises:
+            TraceError: they are no tokens of this trace, or the disk is full. The file is then lost.
+        """
+        if self._refused:
+            raise TraceError(self._refused)
         arrays = {"experts": experts, "request": request, "position": position, "phase": phase, "weights": weights}
-        for first in range(0, len(experts), BLOCK):
-            part = {name: array[first : first + BLOCK] for name, array in arrays.items() if array is not None}
+        try:
+            self._append({name: array for name, array in arrays.items() if array is not None})
+        except BaseException as error:
+            reason = str(error).removeprefix(f"{self._where}: ") or type(error).__name__
+            self._refused = f"{self._where} is not written, as tokens could not be appended: {reason}"
+            raise
+
+    def _append(self, arrays: dict[str, Any]) -> None:
+        if ("weights" in arrays) != self._weights:
+            raise TraceError(
+                f"{self._where}: tokens {'without' if self._weights else 'with'} gate weights, but the file was begun "
+                f"{'with' if self._weights else 'without'} them; give weights={not self._weights} when it is begun"
+            )
+        if len({len(array) for array in arrays.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+            raise TraceError(f"{self._where}: the arrays are of different numbers of tokens: {lengths}")
+        for first in range(0, len(arrays["experts"]), BLOCK):
+            part = {name: to_type(self._where, name, array[first : first + BLOCK]) for name, array in arrays.items()}
+            self._check(part)
             self._waiting.append(part)
             self._waiting_tokens += len(part["experts"])
             if self._waiting_tokens >= BLOCK:
                 self._write()
 
+    def _check(self, part: dict[str, NDArray[Any]]) -> None:
+        check_shapes(self._where, part)
+        _, layers, k = part["experts"].shape
+        if layers != len(self.layers):
+            raise TraceError(f"{self._where}: experts has {layers} layers, layer_index {len(self.layers)}")
+        self._k = self._k or k
+        if k != self._k:
+            raise TraceError(f"{self._where}: k is {k}, but {self._k} for the tokens before")
+        index, start = np.array(self.layers), self.tokens + self._waiting_tokens
+        check_experts(self._where, part["experts"], index, self._n_experts, start)
+        if self._weights:
+            check_weights(self._where, part["weights"], index, start)
+
     def __enter__(self) -> TraceWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        with suppress(_UnfinishedError), self._open:
-            if kind is not None:
-                raise _UnfinishedError  # not the block's own error, which may be an OSError of another file
-            while self._waiting_tokens:
-                self._write()
+        try:
+            with suppress(_UnfinishedError), self._open:
+                if kind is not None:
+                    raise _UnfinishedError  # not the block's own error, which may be an OSError of another file
+                if self._refused:
+                    raise TraceError(self._refused)
+                while self._waiting_tokens:
+                    self._write()
+                if not self.tokens:
+                    raise TraceError(f"{self._where} is not written: no tokens were appended")
+        finally:
+            self._refused = f"{self._where} is closed; append tokens within one 'with' block"
 
     def _write(self) -> None:
         joined = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._waiting[0]}
         block = {name: array[:BLOCK] for name, array in joined.items()}
         self._waiting = [{name: array[BLOCK:] for name, array in joined.items()}]
-        n, layers, k = block["experts"].shape
+        n, _, k = block["experts"].shape
         self._waiting_tokens = len(joined["experts"]) - n
-        if layers != len(self.layers):
-            raise TraceError(f"'{self.path}': experts has {layers} layers, layer_index {len(self.layers)}")
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
         same = {name: pa.array(block[name], type=self._schema.field(name).type) for name in PER_TOKEN}
         same["token"] = pa.array(np.arange(self.tokens, self.tokens + n), type=pa.int32())

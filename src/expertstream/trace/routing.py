@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from expertstream.errors import TraceError, nearest
 from expertstream.trace import npz, parquet
+from expertstream.trace.checks import TYPES, check_experts, check_layers, check_shapes, check_weights
 from expertstream.trace.layerwise import LayerByLayer, Layers
 from expertstream.trace.split import split
 
 Mix = Literal["round-robin", "single-request"]
-MAX_EXPERTS = 2**15  # ids are int16
-CHECKED = 65536  # tokens
 GOLDEN_RATIO = 0.6180339887498949
 MIXES: tuple[Mix, ...] = ("round-robin", "single-request")
 
@@ -33,16 +32,6 @@ class HasExperts(Protocol):
     def n_experts(self) -> int: ...  # noqa: D102
     @property
     def top_k(self) -> int: ...  # noqa: D102
-
-
-TYPES: dict[str, type[np.generic]] = {
-    "experts": np.int16,
-    "weights": np.float32,
-    "request": np.int32,
-    "position": np.int32,
-    "phase": np.int8,
-    "layer_index": np.int32,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,70 +90,16 @@ class RoutingTrace:
 
     def __post_init__(self) -> None:
         """Check everything once, so that nothing downstream has to; bring the arrays to their types."""
-        self._check_shapes()
-        self._check_experts()
-        self._check_weights()
+        check_shapes(self.source, {name: getattr(self, name) for name in TYPES})
+        check_layers(self.source, self.layer_index, self.n_experts)
+        if not isinstance(self.experts, LayerByLayer):  # else checked when a layer is read
+            check_experts(self.source, self.experts, self.layer_index, self.n_experts)
+        if isinstance(self.weights, np.ndarray):
+            check_weights(self.source, self.weights, self.layer_index)
         for name, kind in TYPES.items():
             array = getattr(self, name)
             if isinstance(array, np.ndarray):
                 object.__setattr__(self, name, array.astype(kind, copy=False))
-
-    def _check_shapes(self) -> None:
-        e = self.experts
-        if e.ndim != 3 or 0 in e.shape:
-            raise TraceError(
-                f"{self.source}: the trace is empty: experts has shape {e.shape}, [tokens, layers, k] needed"
-            )
-        n, layers, k = e.shape
-        shapes = {"request": (n,), "position": (n,), "phase": (n,), "layer_index": (layers,), "weights": (n, layers, k)}
-        for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array is not None and array.shape != shape:
-                raise TraceError(f"{self.source}: {name} has shape {array.shape}, {shape} needed")
-        for name, kind in TYPES.items():
-            array = getattr(self, name)
-            if array is not None and array.dtype.kind not in ("f" if np.issubdtype(kind, np.floating) else "iu"):
-                raise TraceError(f"{self.source}: {name} holds {array.dtype}, {np.dtype(kind)} needed")
-        if np.unique(self.layer_index).size < layers:
-            raise TraceError(f"{self.source}: layer_index names a layer twice: {self.layer_index.tolist()}")
-
-    def _check_experts(self) -> None:
-        if not 1 <= self.n_experts <= MAX_EXPERTS:
-            raise TraceError(f"{self.source}: n_experts is {self.n_experts}; 1 to {MAX_EXPERTS} needed")
-        if isinstance(self.experts, LayerByLayer):  # checked when a layer is read
-            return
-        for first in range(0, len(self.experts), CHECKED):  # a block at a time: a large trace may just fit into memory
-            self._check_block(first, self.experts[first : first + CHECKED])
-
-    def _check_block(self, first: int, experts: NDArray[np.int16]) -> None:
-        wrong = np.argwhere((experts < 0) | (experts >= self.n_experts))
-        if wrong.size:
-            t, layer, _ = wrong[0]
-            raise TraceError(
-                f"{self.source}: expert id {int(experts[tuple(wrong[0])])} of token {first + t}, layer "
-                f"{int(self.layer_index[layer])} is out of range; the model has experts 0 to {self.n_experts - 1}"
-            )
-        ordered = np.sort(experts, axis=2)
-        twice = np.argwhere(ordered[:, :, 1:] == ordered[:, :, :-1])
-        if twice.size:
-            t, layer, i = twice[0]
-            raise TraceError(
-                f"{self.source}: token {first + t} chose expert {int(ordered[t, layer, i])} twice at layer "
-                f"{int(self.layer_index[layer])}; the experts of a token must be distinct"
-            )
-
-    def _check_weights(self) -> None:
-        if self.weights is None or isinstance(self.weights, LayerByLayer):
-            return
-        for first in range(0, len(self.weights), CHECKED):
-            weights = self.weights[first : first + CHECKED]
-            bad = np.argwhere(~(np.isfinite(weights) & (weights >= 0)))
-            if bad.size:
-                t, layer, _ = bad[0]
-                raise TraceError(
-                    f"{self.source}: gate weight {float(weights[tuple(bad[0])])} of token {first + t}, layer "
-                    f"{int(self.layer_index[layer])}; gate weights must be finite and not negative"
-                )
 
     @property
     def n_tokens(self) -> int:

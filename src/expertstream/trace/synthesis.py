@@ -15,7 +15,8 @@ from scipy.special import gammaincinv
 from expertstream.errors import TraceError
 from expertstream.trace.calibrated import packaged_calibration
 from expertstream.trace.calibration import Calibration
-from expertstream.trace.routing import MAX_EXPERTS, HasExperts, RoutingTrace
+from expertstream.trace.checks import MAX_EXPERTS
+from expertstream.trace.routing import HasExperts, RoutingTrace
 
 LAYERS = (0, 1, 2, 3)
 

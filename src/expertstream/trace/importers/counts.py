@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import TraceError
+from expertstream.trace.checks import MAX_EXPERTS
 from expertstream.trace.importers.found import MAX_CHOICES, Hints
-from expertstream.trace.routing import MAX_EXPERTS, RoutingTrace
+from expertstream.trace.routing import RoutingTrace
 
 BLOCK = 4096  # tokens drawn at once
 TOKENS = 8192

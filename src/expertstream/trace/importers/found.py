@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import TraceError
-from expertstream.trace.routing import MAX_EXPERTS, RoutingTrace
+from expertstream.trace.checks import MAX_EXPERTS
+from expertstream.trace.routing import RoutingTrace
 
 MAX_CHOICES = 2**29  # (token, layer, expert) of one import: 1 GiB as int16
 SPARSEST, MIN_CHOICES = 4, 10_000  # a table may have so many times the entries that a file names, or at least so many

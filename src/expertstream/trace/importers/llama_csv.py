@@ -17,10 +17,10 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from expertstream.errors import TraceError
+from expertstream.trace.checks import MAX_EXPERTS
 from expertstream.trace.importers.contents import Content
 from expertstream.trace.importers.counts import Counts
 from expertstream.trace.importers.found import MIN_CHOICES, NOTHING, SPARSEST, Found, Hints
-from expertstream.trace.routing import MAX_EXPERTS
 
 NAME, ABOUT = "llama-csv", "llama.cpp-style CSV, a line per layer and chosen expert"
 MAX_LINES = 2**26  # eight bytes each
