@@ -106,6 +106,17 @@ class LayerWorkload:
             )
         return replace(self, die_of_token=home.astype(np.int64))
 
+    def on_what_is_left(self) -> LayerWorkload:
+        """The same layer on what faults leave of its package, in the numbers of that; itself where nothing is broken.
+
+        It undoes what the workload of a result has been through (``renumber.on_the_damaged_package``).
+        """
+        left = surviving(self.package)
+        if left is self.package:
+            return self
+        home = np.searchsorted(np.array(self.package.live_dies), self.die_of_token)
+        return replace(self, package=left, topology=Topology.of(left), die_of_token=home)
+
     def on(self, package: Package) -> LayerWorkload:
         """The same layer on a package that differs in its buffers only."""
         return self if package is self.package else replace(self, package=package, topology=Topology.of(package))

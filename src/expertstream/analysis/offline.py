@@ -58,6 +58,7 @@ def offline_bound_ps(workload: LayerWorkload) -> int:
     Raises:
         WorkloadError: the solver finds no solution.
     """
+    workload = workload.on_what_is_left()
     package = workload.package
     load = workload.in_passes(1).load[0]
     experts = np.flatnonzero(load.sum(axis=1))
@@ -69,8 +70,9 @@ def offline_bound_ps(workload: LayerWorkload) -> int:
     tokens = here.sum(axis=1)
     macs = tokens * workload.columns[experts] * 3 * workload.model.d_model
     # Scaled so that all numbers are near 1: time in units of the simple bound.
-    speed = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.float64)
-    unit = max(size.sum() / speed.sum(), macs.sum() / package.macs_per_s)  # s
+    rate = [package.channel_bytes_per_s(channel) for channel in range(n_c)]
+    speed = np.array(rate, dtype=np.float64)
+    unit = max(size.sum() / package.ddr_bytes_per_s, macs.sum() / package.macs_per_s)  # s
     at = 1 + np.arange(n_e * n_c).reshape(n_e, n_c)  # share that a channel loads; variable 0 is the time
     work = 1 + at.size + np.arange(n_e * n_d).reshape(n_e, n_d)  # share that a die computes
     into = work.max() + 1 + np.arange(n_e * n_d).reshape(n_e, n_d)  # share of the columns that enters a die
@@ -121,10 +123,9 @@ def offline_bound_ps(workload: LayerWorkload) -> int:
     )  # fmt: skip
     if not found.success:
         raise WorkloadError(f"the offline bound's linear program was not solved: {found.message}")
-    rate = sum(c.effective_bytes_per_s for c in package.channels)
-    loads = -(-int(workload.expert_bytes[experts].sum()) * 10**12 // rate)
+    loads = -(-int(workload.expert_bytes[experts].sum()) * 10**12 // package.ddr_bytes_per_s)
     computes = -(-workload.macs * 10**12 // package.macs_per_s)
-    first = min(workload.column_bytes * 10**12 // c.effective_bytes_per_s for c in package.channels)
+    first = workload.column_bytes * 10**12 // max(rate)
     last = int(compute_ps(package.die, 1, workload.model.d_model, 1, workload.model.weight_bits))
     apart = min(c.latency_ps for c in package.channels) + min(first, last)
     return max(int(found.fun * unit * 1e12 * (1 - TOLERANCE)), loads, computes) + apart
