@@ -55,10 +55,15 @@ def writing(path: str | os.PathLike[str], error: type[ExpertStreamError] = Confi
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], error: type[ExpertStreamError] = ConfigError) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], error: type[ExpertStreamError] = ConfigError, *, durable: bool = False
+) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; it takes the place of ``path`` if the block ends well.
 
     A pipe or a device is written as it is. A link goes on pointing at its file, which is replaced.
+
+    Args:
+        durable: wait until the disk has the file, so that a loss of power takes nothing that was reported as kept.
 
     Raises:
         error: the file cannot be written.
@@ -72,9 +77,22 @@ def replacing(path: str | os.PathLike[str], error: type[ExpertStreamError] = Con
         temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}.tmp")  # each writer has its own
         try:
             yield temporary
+            if durable:
+                _flush(temporary)
             temporary.replace(target)
+            if durable:
+                _flush(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def to_json(value: Any) -> str:

@@ -107,16 +107,43 @@ def test_failed_points_run_again_only_when_asked(tmp_path: Path) -> None:
     assert found.table.num_rows == 8
 
 
-def test_a_damaged_file_of_rows_is_run_again(tmp_path: Path) -> None:
+def _cut_off(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:100])
+
+
+def _changed(shard: Path) -> None:
+    """One bit of a number, which then is another one."""
+    with pq.ParquetFile(shard) as file:
+        columns = file.metadata.row_group(0)
+        column = next(c for c in map(columns.column, range(columns.num_columns)) if c.path_in_schema == "ddr_bytes")
+    content = bytearray(shard.read_bytes())
+    content[column.data_page_offset - 1] ^= 1  # the last byte of the dictionary, which holds the numbers
+    shard.write_bytes(content)
+
+
+def _of_other_columns(shard: Path) -> None:
+    pq.write_table(pq.read_table(shard).drop_columns("hash"), shard)
+
+
+@pytest.mark.parametrize("damage", [_cut_off, _changed, _of_other_columns])
+def test_a_damaged_file_of_rows_is_run_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     sweep(spec(), tmp_path / "out", Counting())
     whole = (tmp_path / "out/results.parquet").read_bytes()
     shard = sorted((tmp_path / "out/shards").iterdir())[2]
-    shard.write_bytes(shard.read_bytes()[:100])
+    damage(shard)
     again = Counting()
     found = sweep(spec(), tmp_path / "out", again)
     assert found.damaged == (shard.name,)
     assert len(again.ran) == 1
     assert (tmp_path / "out/results.parquet").read_bytes() == whole
+
+
+def test_what_a_killed_run_left_is_deleted(tmp_path: Path) -> None:
+    sweep(spec(), tmp_path / "out", Serial())
+    before = sorted((tmp_path / "out/shards").iterdir())
+    (tmp_path / "out/shards/.00000009.parquet.0123456789ab.tmp").write_bytes(b"half")
+    assert sweep(spec(), tmp_path / "out", Serial()).ran == 0
+    assert sorted((tmp_path / "out/shards").iterdir()) == before
 
 
 def test_results_of_another_specification_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

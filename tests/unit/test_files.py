@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_json([1], path)
     assert path.read_text() == "[\n  1\n]\n"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_durable_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "a.txt", []
+
+    def fsync(number: int) -> None:
+        seen.append(("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file", path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(path, durable=True) as temporary:
+        temporary.write_text("kept")
+    assert seen == [("file", False), ("folder", True)]
+    write_json([1], path)
+    assert len(seen) == 2
 
 
 def test_a_link_keeps_pointing(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expertstream.errors import ConfigError
+from expertstream.files import replacing
 
 
 class Shards:
     """The files of ``folder/shards/``, each a batch of rows.
 
-    A file is written under another name, flushed and renamed: it is there whole or not at all. The folder is locked
-    until ``close``.
+    A file is there whole or not at all, and for good once ``add`` returns. The folder is locked until ``close``.
 
     Attributes:
         tables: the rows, in the order in which they were written. damaged: files that could not be read; they were
@@ -44,7 +44,9 @@ class Shards:
             raise ConfigError(f"another run is writing to '{folder}'; wait for it, or give another --output") from None
 
     def load(self, keep: Callable[[pa.Table], bool] = lambda table: True) -> None:
-        """Read what is there; files whose rows are not to be kept are deleted."""
+        """Read what is there; files whose rows are not to be kept, and what a killed run left, are deleted."""
+        for unfinished in (self.folder / "shards").glob("*.tmp"):
+            unfinished.unlink()
         files = sorted((self.folder / "shards").glob("*.parquet"))
         self._next = max((int(file.stem) for file in files if file.stem.isdigit()), default=-1) + 1
         for file in files:
@@ -56,12 +58,11 @@ class Shards:
 
     def _read(self, file: Path) -> pa.Table | None:
         try:
-            table = pq.read_table(file)
-        except (OSError, pa.ArrowException):
+            return pq.read_table(file, page_checksum_verification=True).cast(self.schema)
+        except (OSError, ValueError, pa.ArrowException):  # ValueError: other columns
             self.damaged.append(file.name)  # its rows are made again
             file.replace(file.with_suffix(".damaged"))
             return None
-        return table.cast(self.schema)
 
     def add(self, rows: pa.Table) -> None:
         """Keep rows for good.
@@ -70,24 +71,11 @@ class Shards:
             ConfigError: the disk is full or the folder is gone; nothing half-written stays.
         """
         name = self.folder / "shards" / f"{self._next:08d}.parquet"
-        temporary = name.with_suffix(".tmp")
         try:
-            with temporary.open("wb") as file:
-                pq.write_table(rows, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(name)
-            folder = os.open(name.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ConfigError(
-                f"cannot write '{name}': {error.strerror or error}; {self.rows()} rows are safe, run the same command "
-                "again to go on"
-            ) from None
+            with replacing(name, durable=True) as temporary:
+                pq.write_table(rows, temporary, write_page_checksum=True)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {self.rows()} rows are safe, run the same command again to go on") from None
         self._next += 1
         self.tables.append(rows)
 
