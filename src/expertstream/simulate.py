@@ -198,16 +198,11 @@ def simulate(
 def _run(strategy: Strategy, workload: LayerWorkload, options: Options, technology: Technology | None) -> Result:
     def make(package: Package) -> Plan:
         plan = strategy.plan(workload.on(package), options)
-        check_plan(plan, strategy, workload)
+        check_plan(plan, strategy, workload, options)
         return plan
 
     with blame(strategy.plan):
         plan, network = plan_on(workload.package, make)
-        if options.prediction is not None and options.lead_ps > 0 and plan.head_start is None:
-            raise ConfigError(
-                f"strategy '{strategy.name}' has no option prediction; wrap its plan with "
-                "expertstream.strategy.prefetch.prefetching, or leave prediction out"
-            )
         timeline = run(plan.work, network, plan.dispatcher, decision_ps=options.decision_ps or 0)
     if plan.die_of_token is not None:
         workload, plan = replace(workload, die_of_token=plan.die_of_token), replace(plan, die_of_token=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from expertstream.engine.layout import COMPLETE, LOAD, WEIGHTS
 from expertstream.engine.run import Dispatcher, View, run
 from expertstream.engine.timeline import Timeline
+from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.planning import network_of
@@ -193,6 +195,17 @@ def test_experts_that_are_predicted_load_while_attention_computes(switching: str
 
 def test_without_overlap_a_prediction_comes_too_late() -> None:
     assert predicted(1.0, overlap=False)["busy_ps"] == predicted(None, overlap=False)["busy_ps"]
+
+
+def test_a_strategy_of_a_user_that_passes_a_prediction_over_says_so(tmp_path: Path) -> None:
+    """It would run as without one, and pass for what a prediction gives."""
+    (tmp_path / "mine.py").write_text(
+        "import expertstream as es\n"
+        "from expertstream.strategy.tp import plan_tp\n"
+        "Mine = es.Strategy('mine', 'text', plan_tp)\n"
+    )
+    with pytest.raises(ConfigError, match=r"^strategy 'mine' has no option prediction; wrap its plan with "):
+        predicted(1.0, f"{tmp_path}/mine.py:Mine")
 
 
 @pytest.mark.parametrize("strategy", ["tp", "ep", "fse-dp-paired", "fse-dp-naive"])

@@ -249,8 +249,9 @@ class Blocks:
     ) -> tuple[Plan, LayerWorkload]:
         workload = LayerWorkload.of(model, package, routing).with_homes(home)
         with blame(self._strategy.plan):
-            plan = self._strategy.plan(workload, replace(self.options, lead_ps=lead_ps))
-            check_plan(plan, self._strategy, workload)
+            options = replace(self.options, lead_ps=lead_ps)
+            plan = self._strategy.plan(workload, options)
+            check_plan(plan, self._strategy, workload, options)
         return plan, workload
 
     def _time(

@@ -17,7 +17,7 @@ import numpy as np
 
 from expertstream.errors import ConfigError, ExpertStreamError, nearest
 from expertstream.strategy.base import Strategy
-from expertstream.strategy.plan import Plan
+from expertstream.strategy.plan import Options, Plan
 from expertstream.workload import LayerWorkload
 
 WANTED = "an expertstream.Strategy, or a class whose objects have a name, a summary and a plan(workload, options)"
@@ -79,11 +79,11 @@ def blame(code: object) -> Iterator[None]:
         raise ConfigError(f"{place}: {type(error).__name__}: {error}") from error
 
 
-def check_plan(plan: object, strategy: Strategy, workload: LayerWorkload) -> None:
+def check_plan(plan: object, strategy: Strategy, workload: LayerWorkload, options: Options) -> None:
     """Check what a strategy hands over, as far as the engine does not.
 
     Raises:
-        ConfigError: not a plan, or arrays of a wrong shape.
+        ConfigError: not a plan, arrays of a wrong shape, or a prediction that was passed over.
     """
     who = f"the plan of strategy '{strategy.name}'"
     if not isinstance(plan, Plan):
@@ -98,6 +98,11 @@ def check_plan(plan: object, strategy: Strategy, workload: LayerWorkload) -> Non
         raise ConfigError(
             f"{who} has chunks with tags {tags.min()} to {tags.max()}, but {len(plan.slices)} slices; a tag is a row "
             "of slices, or -1 for a chunk without weights"
+        )
+    if options.prediction is not None and options.lead_ps > 0 and plan.head_start is None:
+        raise ConfigError(
+            f"strategy '{strategy.name}' has no option prediction; wrap its plan with "
+            "expertstream.strategy.prefetch.prefetching, or leave prediction out"
         )
 
 
