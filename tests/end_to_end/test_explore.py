@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -255,6 +256,38 @@ def test_dask_gives_the_same_bytes_though_a_worker_is_killed_half_way(spec: Path
         "feasible": POINTS,
     }
     assert (out / "results.parquet").read_bytes() == reference
+
+
+def test_a_strategy_of_a_user_travels_to_dask_workers_but_what_it_imports_does_not(tmp_path: Path) -> None:
+    """The worker is in another folder, and the file's name is relative."""
+    needs_module("distributed", "explore")
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    (here / "only_here.py").write_text("NAME = 'tp'\n")
+    text = "import dataclasses\nfrom expertstream.strategy import get_strategy\n"
+    (here / "good.py").write_text(f"{text}Mine = dataclasses.replace(get_strategy('tp'), name='mine')\n")
+    (here / "bad.py").write_text(
+        f"{text}import only_here\nMine = dataclasses.replace(get_strategy(only_here.NAME), name='mine')\n"
+    )
+    with _cluster(there, 1) as (address, _):
+        done = {}
+        for name in ("good", "bad"):
+            (here / f"{name}.yaml").write_text(
+                f"model: olmoe-1b-7b\nstrategy: {name}.py:Mine\nfields: {{tokens: [4]}}\n"
+            )
+            command = [*PROGRAM, "sweep", f"{name}.yaml", "-o", name, "--json", "-e", "dask", "--address", address]
+            environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+            done[name] = subprocess.run(
+                command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=300
+            )
+    assert json.loads(done["good"].stdout)["failed"] == 0, done["good"].stderr
+    assert done["bad"].returncode == 2
+    assert re.search(
+        r"error: Dask worker tcp://127\.0\.0\.1:\d+ on \S+: \S*bad\.py:3: ModuleNotFoundError: No module named "
+        r"'only_here'; install there what is installed here, and run the same command again to go on",
+        " ".join(done["bad"].stderr.split()),
+    )
+    assert not _rows(here / "bad")
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,47 @@ def test_results_of_another_specification_are_refused(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     document = json.loads((tmp_path / "out/spec.json").read_text())
     (tmp_path / "out/spec.json").write_text(json.dumps(document | {"digest": "0"}))
-    with pytest.raises(ConfigError, match="a model, package or trace has changed"):
+    with pytest.raises(ConfigError, match="a model, package, trace or strategy has changed"):
         sweep(spec(), tmp_path / "out", Serial())
+
+
+def _own_strategy(folder: Path, built_in: str) -> str:
+    """A file with a strategy that is a built-in one; what ``strategy`` calls it."""
+    (folder / "mine.py").write_text(
+        "import dataclasses\nfrom expertstream.strategy import get_strategy\n"
+        f"Mine = dataclasses.replace(get_strategy('{built_in}'), name='mine')\n"
+    )
+    return f"{folder}/mine.py:Mine"
+
+
+def test_a_strategy_whose_file_has_changed_is_another_one(tmp_path: Path) -> None:
+    own = _own_strategy(tmp_path, "tp")
+    mine = spec(fields={"tokens": [4], "strategy": [own, "fse-dp"]})
+    first = sweep(mine, tmp_path / "out", Serial()).table.to_pylist()
+    _own_strategy(tmp_path, "fse-dp-naive")
+    with pytest.raises(ConfigError, match="a model, package, trace or strategy has changed"):
+        sweep(mine, tmp_path / "out", Serial())
+    second = sweep(mine, tmp_path / "again", Serial()).table.to_pylist()
+    assert [a["hash"] == b["hash"] for a, b in zip(first, second, strict=True)] == [False, True]
+    assert first[0]["latency_ps"] != second[0]["latency_ps"]
+
+
+def test_workers_need_no_file_of_a_strategy_and_all_run_the_same(tmp_path: Path) -> None:
+    own = _own_strategy(tmp_path, "tp")
+    inputs = Inputs(spec(fields={"tokens": [4], "strategy": [own, "tp"]}))
+    batch = inputs.batch(jobs_of(inputs, points_of(inputs.spec)))
+    (tmp_path / "mine.py").unlink()
+    mine, tp = run_batch(batch).rows.to_pylist()
+    assert mine["status"] == "ok"
+    assert mine["latency_ps"] == tp["latency_ps"]
+
+
+def test_a_worker_that_lacks_a_strategy_makes_no_row(tmp_path: Path) -> None:
+    own = _own_strategy(tmp_path, "tp")
+    inputs = Inputs(spec(fields={"tokens": [4], "strategy": [own]}))
+    batch = inputs.batch(jobs_of(inputs, points_of(inputs.spec)))
+    with pytest.raises(ConfigError, match=r"mine.py:1: ModuleNotFoundError: No module named 'not_here'$"):
+        run_batch(replace(batch, strategies={own: b"import not_here"}))
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:

@@ -425,8 +425,15 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     serving(tiny_scenario()).save(path)
     other = serving(tiny_scenario(tokens_per_iteration=9))
-    with pytest.raises(ConfigError, match="belongs to another scenario, model, package or trace"):
+    with pytest.raises(ConfigError, match="belongs to another scenario, model, package, trace or strategy"):
         other.resume(path)
+    own, mine = tmp_path / "mine.py", tiny_scenario(strategy=f"{tmp_path}/mine.py:Mine")
+    for strategy in ("tp", "ep"):
+        own.write_text(f"from expertstream.strategy import get_strategy\nMine = get_strategy('{strategy}')\n")
+        if strategy == "tp":
+            serving(mine).save(path)
+    with pytest.raises(ConfigError, match="belongs to another scenario, model, package, trace or strategy"):
+        serving(mine).resume(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="is not a checkpoint of this version"):
         other.resume(path)

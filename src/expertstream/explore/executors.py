@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -179,7 +180,7 @@ class Dask:
     def _through(self, distributed: Any, client: Any, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
         flying: dict[Any, Task[Done]] = {}
         for task in _up_to(tasks, AHEAD * self._threads(client)):
-            flying[client.submit(_run, task, pure=False)] = task
+            flying[client.submit(_run_on_dask, task, pure=False)] = task
         finished = distributed.as_completed(list(flying))
         for future in finished:
             task = flying.pop(future)
@@ -187,12 +188,14 @@ class Dask:
             halves = task.halves() if isinstance(failure, distributed.KilledWorker) else ()
             if halves:  # down to the smallest task that kills workers
                 for half in halves:
-                    flying[added := client.submit(_run, half, pure=False)] = half
+                    flying[added := client.submit(_run_on_dask, half, pure=False)] = half
                     finished.add(added)
             elif isinstance(failure, distributed.KilledWorker):
                 yield task.failed(DIED)
             elif failure is None and future.status != "finished":
                 raise self._lost(client, future.status)
+            elif isinstance(failure, ConfigError):
+                raise failure
             elif failure is not None:
                 raise ConfigError(
                     f"the Dask cluster gave up a task ({failure}); do its workers have the same "
@@ -202,7 +205,7 @@ class Dask:
                 yield future.result()
             future.release()
             for more in _up_to(tasks, AHEAD * self._threads(client) - len(flying)):
-                flying[added := client.submit(_run, more, pure=False)] = more
+                flying[added := client.submit(_run_on_dask, more, pure=False)] = more
                 finished.add(added)
 
     def _started(self) -> tuple[Any, Any]:
@@ -255,6 +258,18 @@ class Dask:
 
 def _run(task: Task[Done]) -> Done:
     return task.run()
+
+
+def _run_on_dask(task: Task[Done]) -> Done:
+    """Run a task; if the worker lacks something for it, its name goes into the message."""
+    try:
+        return task.run()
+    except ConfigError as error:
+        worker = importlib.import_module("distributed").get_worker().address
+        raise ConfigError(
+            f"Dask worker {worker} on {socket.gethostname()}: {error}; install there what is installed here, and run "
+            "the same command again to go on"
+        ) from None
 
 
 def _local_cluster(distributed: Any, workers: int) -> Any:

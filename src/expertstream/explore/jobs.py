@@ -21,7 +21,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
 from expertstream.simulate import Splits, in_parts
-from expertstream.strategy import Options, get_strategy
+from expertstream.strategy import Options, get_strategy, source_of
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 
 FORMAT: Final = "2"  # part of every hash; raised when rows come to mean something else
@@ -50,6 +50,7 @@ class Batch:
         fields: paths of the varied fields. fixed: the other inputs, by path. limits: conditions on the results.
         models, routings: by the jobs' keys; a text is the reason why there is none. packages, technologies: by name.
         trainings: by the routings' keys, the part of the trace on which strategies that need one are fitted.
+        strategies: by name, the text of the file of a user's own; None for the others.
     """
 
     jobs: tuple[Job, ...]
@@ -61,6 +62,7 @@ class Batch:
     packages: dict[str, Package]
     technologies: dict[str, Technology]
     trainings: dict[Key, RoutingTrace]
+    strategies: dict[str, bytes | None]
 
 
 @dataclass
@@ -92,13 +94,15 @@ class Inputs:
         self._routings: dict[Key, Routing | str] = {}
         self._trainings: dict[Key, RoutingTrace] = {}
         strategies = axes["strategy"].values if "strategy" in axes else (self.fixed["strategy"],)
-        self._fitted = any(get_strategy(str(name)).fitted for name in strategies)
+        self._strategies = {str(name): source_of(str(name)) for name in strategies}
+        self._fitted = any(get_strategy(name, source).fitted for name, source in self._strategies.items())
         self._digests: dict[Key, str] = {}
         self._where = self.spec.conditions()
 
     def digests(self) -> list[str]:
-        """Hashes of the contents of all documents and trace files."""
+        """Hashes of the contents of all documents, trace files and users' strategies."""
         texts = [_digest(doc.model_dump_json()) for docs in self.documents.values() for doc in docs.values()]
+        texts += [_digest(source) for source in self._strategies.values() if source is not None]
         return texts + [
             _file_digest(key) if key in self._files else _digest(trace.experts.tobytes())
             for key, trace in self._traces.items()
@@ -136,6 +140,9 @@ class Inputs:
         for root in DOCUMENTS[1:]:
             rest[root] = self._document_digest(root, str(point[root]))
         rest["model"], rest["routing"] = self._digests[model_key], self._digests[routing_key]
+        source = self._strategies[str(point["strategy"])]
+        if source is not None:
+            rest["strategy's file"] = _digest(source)
         content = json.dumps([FORMAT, sorted(rest.items(), key=lambda item: item[0])])
         return Job(number, _digest(content), values, model_key, routing_key)
 
@@ -151,6 +158,7 @@ class Inputs:
             packages=self.documents["package"],  # type: ignore[arg-type]
             technologies=self.documents["technology"],  # type: ignore[arg-type]
             trainings={job.routing: self._trainings[job.routing] for job in jobs if job.routing in self._trainings},
+            strategies=self._strategies,
         )
 
     def _document_digest(self, root: str, name: str) -> str:

@@ -55,7 +55,11 @@ class Store(Shards):
         if there.get("digest") != spec["digest"]:
             now = json.loads(json.dumps(spec, default=str))
             differing = [key for key in {**there, **now} if key != "digest" and there.get(key) != now.get(key)]
-            what = f"it differs in: {', '.join(differing)}" if differing else "a model, package or trace has changed"
+            what = (
+                f"it differs in: {', '.join(differing)}"
+                if differing
+                else "a model, package, trace or strategy has changed"
+            )
             raise ConfigError(
                 f"'{self.folder}' holds results of another specification ({what}); give another --output, "
                 "or delete the folder"

@@ -14,8 +14,10 @@ from expertstream.explore.fields import Value, change_package, change_technology
 from expertstream.explore.jobs import Batch, Job
 from expertstream.explore.rows import FAILED, OK, Row, result_columns, result_row, schema
 from expertstream.simulate import Result, simulate
-from expertstream.strategy import Options
+from expertstream.strategy import Options, Strategy, get_strategy
 from expertstream.strategy.plan import parse_prediction
+
+Strategies = dict[str, Strategy]
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,38 @@ class BatchTask:
 
 
 def run_batch(batch: Batch) -> Done:
-    """Run every job of a batch; a failure is a row with its message."""
+    """Run every job of a batch; a failure is a row with its message.
+
+    Raises:
+        ConfigError: this worker lacks a strategy, or what the file of one imports; then no row would be right.
+    """
     began = time.perf_counter()
     limits = tuple(Expression(text, [*result_columns(), *field_paths()]) for text in batch.limits)
-    rows = [_run(batch, job, limits) for job in batch.jobs]
+    strategies = load_strategies(batch)
+    rows = [_run(batch, job, limits, strategies) for job in batch.jobs]
     table = pa.Table.from_pylist(rows, schema=schema(batch.fields))
     return Done(table, time.perf_counter() - began)
 
 
-def _run(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
+def load_strategies(batch: Batch) -> Strategies:
+    """The strategies of a batch by name. Raises ConfigError for one that is not installed here, or whose file fails."""
+    return {name: get_strategy(name, source) for name, source in batch.strategies.items()}
+
+
+def _run(batch: Batch, job: Job, limits: tuple[Expression, ...], strategies: Strategies) -> Row:
     try:
-        return _simulated(batch, job, limits)
+        return _simulated(batch, job, limits, strategies)
     except ExpertStreamError as error:
         return _failed(batch, job, str(error))
     except Exception as error:  # one bad point must not end a sweep of a million
         return _failed(batch, job, f"{type(error).__name__}: {error}")
 
 
-def simulate_job(batch: Batch, job: Job) -> Result:
+def simulate_job(batch: Batch, job: Job, strategies: Strategies) -> Result:
     """Simulate one job of a batch.
+
+    Args:
+        strategies: ``load_strategies`` of the batch.
 
     Raises:
         ConfigError: there is no such model or routing, or a field cannot have its value.
@@ -87,15 +102,15 @@ def simulate_job(batch: Batch, job: Job) -> Result:
         model,
         change_package(batch.packages[str(point["package"])], _below("package", point)),
         routing,
-        str(point["strategy"]),
+        strategies[str(point["strategy"])],
         spread=point["spread"],  # type: ignore[arg-type]
         options=Options(training=batch.trainings.get(job.routing), **options),
         technology=change_technology(batch.technologies[str(point["technology"])], _below("technology", point)),
     )
 
 
-def _simulated(batch: Batch, job: Job, limits: tuple[Expression, ...]) -> Row:
-    result = simulate_job(batch, job)
+def _simulated(batch: Batch, job: Job, limits: tuple[Expression, ...], strategies: Strategies) -> Row:
+    result = simulate_job(batch, job, strategies)
     point, model = _point(batch, job), result.workload.model
     package = batch.packages[str(point["package"])]
     technology = batch.technologies[str(point["technology"])]

@@ -26,7 +26,7 @@ from expertstream.serving.requests import ClosedLoop, Source, Stream, poisson
 from expertstream.serving.routing import Replay
 from expertstream.serving.scenario import ArrivalSpec, Scenario
 from expertstream.serving.server import STATE, Limits, Server
-from expertstream.strategy import get_strategy
+from expertstream.strategy import get_strategy, source_of
 from expertstream.strategy.plan import FROM_TRACE
 from expertstream.trace import RoutingTrace, synthesize
 
@@ -52,6 +52,7 @@ class Parts:
             if file is not None:
                 with file.open("rb") as data:
                     content.update(hashlib.file_digest(data, "sha256").digest())
+        content.update(source_of(self.scenario.strategy) or b"")
         return content.hexdigest()
 
     def routing(self) -> RoutingTrace:
@@ -200,8 +201,8 @@ class Serving:
             raise ConfigError(f"'{path}' is not a checkpoint of this version (format {STATE})")
         if state["identity"] != self.parts.identity():
             raise ConfigError(
-                f"the checkpoint '{path}' belongs to another scenario, model, package or trace; resume with the same "
-                "files, or start anew with another checkpoint file"
+                f"the checkpoint '{path}' belongs to another scenario, model, package, trace or strategy; resume with "
+                "the same files, or start anew with another checkpoint file"
             )
         self.server.restore(state)
 

@@ -3,6 +3,16 @@
 from expertstream.strategy.base import Strategy
 from expertstream.strategy.plan import Options, Plan
 from expertstream.strategy.registry import DEFAULT, get_strategy, strategy_names
-from expertstream.strategy.user import blame, check_plan
+from expertstream.strategy.user import blame, check_plan, source_of
 
-__all__ = ["DEFAULT", "Options", "Plan", "Strategy", "blame", "check_plan", "get_strategy", "strategy_names"]
+__all__ = [
+    "DEFAULT",
+    "Options",
+    "Plan",
+    "Strategy",
+    "blame",
+    "check_plan",
+    "get_strategy",
+    "source_of",
+    "strategy_names",
+]

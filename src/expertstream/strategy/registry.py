@@ -91,11 +91,12 @@ def strategy_names() -> list[str]:
     return list(_strategies())
 
 
-def get_strategy(strategy: str | Strategy) -> Strategy:
+def get_strategy(strategy: str | Strategy, source: bytes | None = None) -> Strategy:
     """The strategy of that name, or of a user's file.
 
     Args:
         strategy: a name, ``file.py:Name`` (docs/extending.md), or a strategy, which is returned.
+        source: the text of the user's file, where another process has read it.
 
     Raises:
         ConfigError: there is none, or the user's file does not give one.
@@ -103,7 +104,7 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, Strategy):
         return strategy
     if is_reference(strategy):
-        return load_strategy(strategy)
+        return load_strategy(strategy, source)
     known = _strategies()
     if strategy not in known:
         raise ConfigError(

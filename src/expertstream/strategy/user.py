@@ -29,21 +29,45 @@ def is_reference(text: str) -> bool:
     return ".py:" in text or text.endswith(".py")
 
 
-def load_strategy(reference: str) -> Strategy:
+def source_of(reference: str) -> bytes | None:
+    """The text of the file of ``file.py:Name``; None of a strategy that is given by its name.
+
+    Raises:
+        ConfigError: the file is missing or cannot be read.
+    """
+    if not is_reference(reference):
+        return None
+    file = Path(_parts(reference)[0])
+    if not file.is_file():
+        raise ConfigError(f"there is no strategy file '{file}'; write --strategy path/to/file.py:Name")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the strategy file '{file}': {error.strerror}") from None
+
+
+def load_strategy(reference: str, source: bytes | None = None) -> Strategy:
     """The strategy that ``file.py:Name`` names. The file is run anew each time.
+
+    Args:
+        source: the file's text (``source_of``), where another process has read it; None: it is read.
 
     Raises:
         ConfigError: the file is missing, fails, or does not define the name, or the name is no strategy.
     """
-    file, _, name = (reference, "", "") if reference.endswith(".py") else reference.rpartition(":")
-    if not Path(file).is_file():
-        raise ConfigError(f"there is no strategy file '{file}'; write --strategy path/to/file.py:Name")
-    defined = _run(file)
+    file, name = _parts(reference)
+    text = source_of(reference) if source is None else source
+    defined = _run(file, text or b"")
     own = [key for key, value in defined.items() if _is_candidate(value, defined["__name__"])]
     if name not in defined:
         missing = f"'{file}' defines no '{name}'{nearest(name, own) or '.'}" if name else f"'{file}' needs a name."
         raise ConfigError(f"{missing} Strategies in it: {', '.join(own) or 'none'}; write {file}:Name")
     return as_strategy(defined[name], f"'{name}' of {file}")
+
+
+def _parts(reference: str) -> tuple[str, str]:
+    file, _, name = (reference, "", "") if reference.endswith(".py") else reference.rpartition(":")
+    return file, name
 
 
 def as_strategy(value: object, what: str) -> Strategy:
@@ -106,17 +130,16 @@ def check_plan(plan: object, strategy: Strategy, workload: LayerWorkload, option
         )
 
 
-def _run(file: str) -> dict[str, Any]:
-    """Names that a file defines."""
+def _run(file: str, source: bytes) -> dict[str, Any]:
+    """Names that a file with this text defines."""
     path = Path(file).resolve()
     name = f"expertstream_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the name ends in .py
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec", dont_inherit=True), vars(module))
     except SyntaxError as error:
         raise ConfigError(f"{error.filename or file}:{error.lineno}: not valid Python: {error.msg}") from None
     except (Exception, SystemExit) as error:

@@ -15,7 +15,7 @@ from expertstream.explore.pictures.labels import BLUE, ORANGE, column_label, put
 from expertstream.explore.pictures.pareto import describe
 from expertstream.explore.results import Results
 from expertstream.explore.rows import Row
-from expertstream.explore.worker import simulate_job
+from expertstream.explore.worker import load_strategies, simulate_job
 
 MOST_BARS: Final = 10
 LEAST: Final = 1e-3  # narrower swings, as shares of the result, are not shown
@@ -44,7 +44,8 @@ def tornado(results: Results, point: int | None = None) -> Tornado:
     job = inputs.job(row["point"], tuple(row[path] for path in inputs.fields))
     if job.hash != row["hash"]:
         raise ConfigError("a model, package, technology or trace has changed since these results were made; run again")
-    run = simulate_job(inputs.batch([job]), job)
+    batch = inputs.batch([job])
+    run = simulate_job(batch, job, load_strategies(batch))
     assert run.technology is not None
     nominal, swings = sensitivity(run.workload, run.plan, run.timeline, run.technology)
     what = describe(row, list(results.spec.fields))
