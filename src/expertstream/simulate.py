@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from expertstream.analysis import Budget, Metrics, measure
 from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
-from expertstream.errors import ConfigError, WorkloadError
+from expertstream.errors import BufferTooSmallError, ConfigError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.numerics import check_coverage, check_loads, prove
 from expertstream.package import Package
@@ -242,7 +242,8 @@ class Comparison:
             as is that every weight was loaded once a pass.
         training_tokens: for each number of tokens, the tokens of the training part; 0: the trace was too short to
             split, or the options brought a training part of their own.
-        left_out: fitted strategies that were not run where the trace could not be split, as (tokens, name).
+        left_out: those of "all" that have no rows, as (tokens, name, reason): fitted ones where the trace could not be
+            split, and those whose buffers are too small in some layer.
         proof_error: largest error of the replays against the dense layer, None where they were not asked for.
         rerun: simulates the run of a row again, as timelines are not kept; None: it is not known how.
     """
@@ -251,7 +252,7 @@ class Comparison:
     rows: tuple[Row, ...]
     pairs: int = 0
     training_tokens: dict[int, int] = field(default_factory=dict)
-    left_out: tuple[tuple[int, str], ...] = ()
+    left_out: tuple[tuple[int, str, str], ...] = ()
     proof_error: float | None = None
     rerun: Callable[[Row], Result] | None = None
 
@@ -324,7 +325,8 @@ def compare(
 
     For each number of tokens the trace is split by requests (``trace.split``): placements are fitted on the training
     part, and every strategy runs iterations of the evaluation part. A trace too short for that is used whole; of
-    ``strategies="all"`` those that need a training part are then left out. ``options.training`` replaces the split.
+    "all" strategies those that need a training part are then left out, as are those whose buffers are too small.
+    ``options.training`` replaces the split.
 
     Args:
         tokens: tokens per iteration. layers: the model's layer numbers; None: three spread over the trace.
@@ -338,7 +340,8 @@ def compare(
     Raises:
         ConfigError: a strategy is unknown, or two have the same name.
         TraceError: the trace does not fit the model or has too few tokens.
-        WorkloadError: a layer cannot run on the package, or a strategy that needs a training part has none.
+        WorkloadError: a layer cannot run on the package, or a strategy that needs a training part has none; not for
+            those of "all", unless none can run.
         ReplayError: a strategy did not do the work.
     """
     given = [strategies] if isinstance(strategies, (str, Strategy)) else strategies
@@ -353,13 +356,14 @@ def compare(
     chosen = _three_layers(trace.layer_index.tolist()) if layers is None else list(layers)
     splits: Splits = {}
     parts = {n: in_parts(trace, n, options, mix=mix, splits=splits) for n in tokens}
-    left_out = [
-        (n, strategy.name)
+    optional = set(strategy_names() if "all" in given else ())
+    left_out = {
+        (n, strategy.name): "no tokens of the trace are left to fit on"
         for n in tokens
         for strategy in plans
-        if strategies == "all" and strategy.fitted and parts[n][1].training is None
-    ]
-    jobs = [(n, layer, s) for n in tokens for layer in chosen for s in plans if (n, s.name) not in left_out]
+        if strategy.name in optional and strategy.fitted and parts[n][1].training is None
+    }
+    jobs = [(n, layer, s) for n in tokens for layer in chosen for s in plans]
     # Layer by layer: of a trace in a file each is read once.
     routings = {(n, layer): parts[n][0].iteration(n, layer, mix=mix) for layer in chosen for n in tokens}
     rows: list[Row] = []
@@ -368,10 +372,18 @@ def compare(
     for done, (n, layer, strategy) in enumerate(jobs):
         if progress:
             progress(done, len(jobs), f"{strategy.name}, {n} tokens, layer {layer}")
+        if (n, strategy.name) in left_out:
+            continue
         routing, with_training = routings[n, layer], parts[n][1]
-        result = simulate(
-            model, package, routing, strategy, spread=spread, options=with_training, technology=technology
-        )
+        try:
+            result = simulate(
+                model, package, routing, strategy, spread=spread, options=with_training, technology=technology
+            )
+        except BufferTooSmallError as error:
+            if strategy.name not in optional:
+                raise BufferTooSmallError(f"{strategy.name} at {n} tokens, layer {layer}: {error}") from None
+            left_out[n, strategy.name] = str(error)
+            continue
         pairs[n, layer] = result.check()  # the same for all: they cover the same routing exactly once
         worst = max(worst, result.prove()) if proof else worst
         healthy = latency_without_faults(model, package, routing, strategy, spread=spread, options=with_training)
@@ -380,6 +392,10 @@ def compare(
         )
     if progress:
         progress(len(jobs), len(jobs), "done")
+    rows = [row for row in rows if (row["tokens"], row["strategy"]) not in left_out]  # a mean is over all layers
+    if not rows:
+        (n, name), why = list(left_out.items())[-1]
+        raise BufferTooSmallError(f"no strategy can run; {name} at {n} tokens: {why}")
     _add_speedups(rows, reference)
     strategy_of = dict(zip(names, plans, strict=True))
 
@@ -393,7 +409,7 @@ def compare(
         tuple(rows),
         pairs=sum(pairs.values()),
         training_tokens={n: trace.n_tokens - parts[n][0].n_tokens for n in tokens},
-        left_out=tuple(left_out),
+        left_out=tuple((n, name, why) for (n, name), why in left_out.items()),
         proof_error=worst if proof else None,
         rerun=rerun,
     )

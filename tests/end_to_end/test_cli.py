@@ -158,6 +158,24 @@ def test_compare_writes_a_report(small: str, capsys: pytest.CaptureFixture[str])
     assert "At 8 tokens " in text
 
 
+def test_compare_leaves_out_what_cannot_run_and_says_why(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", small, "--trace", npz("capture.npz"), "--tokens", "8,40", "--html", "all.html"]
+    assert run([*arguments, "--token-buffer", "6 KiB"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "left out: ep-replicated, hydra at 40 tokens: no tokens of the trace are left to fit on" in out
+    assert "left out: ep, ep-streamed, ep-replicated, hydra, tp-per-expert at 8 tokens: the token buffer of a die" in out
+    assert "<li>ep at 8 tokens: the token buffer of a die is 6 KiB, but" in Path("all.html").read_text()
+    assert run([*arguments, "--token-buffer", "6 KiB", "-s", "tp,ep"]) == 2
+    _one_message(capsys, "ep at 8 tokens, layer 0: the token buffer of a die is 6 KiB, but")
+    assert run([*arguments, "--token-buffer", "99 B"]) == 2
+    _one_message(capsys, "no strategy can run; fse-dp-adaptive at 40 tokens: the token buffer of a die is 99 B")
+
+
+def test_a_fitted_strategy_asked_for_by_name_says_what_to_do(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", small, "--trace", npz("capture.npz"), "--tokens", "40", "-s", "hydra,tp"]) == 2
+    _one_message(capsys, "hydra is fitted on a training part of the trace, and none is left; use fewer tokens per iterat")
+
+
 def test_compare_on_a_package_of_your_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(PACKAGE)
     assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "--micro-slices", "1", "--spread", "round-robin"]) == 0

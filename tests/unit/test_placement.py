@@ -68,8 +68,9 @@ def _trace() -> RoutingTrace:
 @pytest.mark.parametrize("strategy", ["hydra", "ep-replicated"])
 def test_a_strategy_that_is_fitted_says_what_it_needs(strategy: str) -> None:
     message = (
-        f"{strategy} is fitted on a training part of the trace, and none was given; split the trace (training, rest = "
-        "trace.split()), simulate iterations of the rest, and pass Options(training=training)"
+        f"{strategy} is fitted on a training part of the trace, and none is left; use fewer tokens per iteration or a "
+        "longer trace. In Python: split it (training, rest = trace.split()), simulate iterations of the rest, and pass "
+        "Options(training=training)"
     )
     with pytest.raises(WorkloadError, match=re.escape(message)):
         simulate(MODEL, CHIP, _trace().iteration(tokens=8, layer=0), strategy)
@@ -157,7 +158,8 @@ def test_compare_judges_all_on_the_evaluation_part_and_says_what_it_checked() ->
     trace = _trace()
     found = compare(MODEL, CHIP, trace, tokens=[16, 80], layers=[1])
     assert found.training_tokens == {16: 40, 80: 0}
-    assert found.left_out == ((80, "ep-replicated"), (80, "hydra"))
+    why = "no tokens of the trace are left to fit on"
+    assert found.left_out == ((80, "ep-replicated", why), (80, "hydra", why))
     assert found.pairs == 16 * 2 + 80 * 2
     assert {row["strategy"] for row in found.rows if row["tokens"] == 16} >= {"hydra", "ep-replicated"}
     with pytest.raises(WorkloadError, match="hydra is fitted on a training part"):

@@ -63,7 +63,9 @@ def compare_command(
             check_writable(file)
     moe = inputs.load_model(model)
     chips = run.with_buffers(inputs.load_package(package))
-    chosen = _strategies([*inputs.names(strategies), *(own or [])])
+    given = [*inputs.names(strategies), *(own or [])]
+    chosen = _strategies(given)
+    of_all = strategy_names() if "all" in given else []
     reference = _baseline(baseline, [strategy.name for strategy in chosen])
     sizes = inputs.numbers(tokens, "--tokens", least=1) if tokens is not None else list(inputs.TOKENS)
     wanted = None if layers in (None, "all") else inputs.numbers(str(layers), "--layers", least=0)
@@ -84,7 +86,7 @@ def compare_command(
             routing,
             tokens=sizes,
             layers=at,
-            strategies=chosen,
+            strategies=["all", *(s for s in chosen if s.name not in of_all)] if of_all else chosen,
             mix=run.as_mix,
             spread=run.as_spread,
             baseline=reference,
@@ -160,7 +162,7 @@ def as_document(
         "proof_error": found.proof_error,
         "checked_pairs": found.pairs,
         "training_tokens": {str(n): count for n, count in found.training_tokens.items()},
-        "left_out": [{"tokens": n, "strategy": name} for n, name in found.left_out],
+        "left_out": [{"tokens": n, "strategy": name, "reason": why} for n, name, why in found.left_out],
         "by_tokens": found.by_tokens(),
         "rows": list(found.rows),
     }
@@ -200,10 +202,8 @@ def show(document: Row) -> None:
     training = ", ".join(f"{count} at {n} tokens" for n, count in document["training_tokens"].items() if count)
     if training:
         console.print(f"fitted on a training part, all judged on the rest of the trace; tokens that train: {training}")
-    for row in document["left_out"]:
-        console.print(
-            f"left out at {row['tokens']} tokens: {row['strategy']} (no tokens of the trace left to fit it on)"
-        )
+    for text, users in _alike(document["left_out"], lambda row: f"at {row['tokens']} tokens: {row['reason']}").items():
+        console.print(f"left out: {', '.join(users)} {text}")
     console.print(
         f"same work: each strategy computed the same {document['checked_pairs']} (token, expert) pairs, every column "
         f"exactly once; built-in ones loaded each weight once a pass; checked on {len(document['rows'])} timelines"

@@ -118,8 +118,9 @@ def needs_training(what: str, options: Options) -> RoutingTrace:
     """
     if options.training is None:
         raise WorkloadError(
-            f"{what} is fitted on a training part of the trace, and none was given; split the trace "
-            "(training, rest = trace.split()), simulate iterations of the rest, and pass Options(training=training)"
+            f"{what} is fitted on a training part of the trace, and none is left; use fewer tokens per iteration or a "
+            "longer trace. In Python: split it (training, rest = trace.split()), simulate iterations of the rest, and "
+            "pass Options(training=training)"
         )
     return options.training
 

@@ -106,6 +106,8 @@ def comparison(found: Comparison) -> str:
             users.append(row["strategy"])
     findings = "".join(f"<li>{escape(sentence)}</li>" for sentence in comparison_verdict(rows, found.baseline))
     where = "".join(f"<li>{escape(', '.join(users))}: {escape(layout)}</li>" for layout, users in layouts.items())
+    reasons = "".join(f"<li>{escape(f'{name} at {n} tokens: {why}')}</li>" for n, name, why in found.left_out)
+    left_out = f"<p>Left out:</p><ul>{reasons}</ul>\n" if reasons else ""
     return f"""<section aria-labelledby="comparison-title">
 <h2 id="comparison-title">Comparison</h2>
 <ul class="findings">{findings}</ul>
@@ -117,7 +119,7 @@ lower bound.</caption>
 <tbody>
 {"".join(body)}</tbody>
 </table></div>
-<details><summary>Where the weights lie in DDR</summary><ul>{where}</ul></details>
+{left_out}<details><summary>Where the weights lie in DDR</summary><ul>{where}</ul></details>
 </section>
 """
 
