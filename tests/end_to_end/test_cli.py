@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.text import Text
 from typer.main import get_command
 
 from expertstream.cli.app import app
@@ -163,7 +164,7 @@ def test_compare_leaves_out_what_cannot_run_and_says_why(small: str, capsys: pyt
     assert run([*arguments, "--token-buffer", "6 KiB"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "left out: ep-replicated, hydra at 40 tokens: no tokens of the trace are left to fit on" in out
-    assert "left out: ep, ep-streamed, ep-replicated, hydra, tp-per-expert at 8 tokens: the token buffer of a die" in out
+    assert "left out: ep, ep-streamed, ep-replicated, hydra, tp-per-expert at 8 tokens: the token buffer" in out
     assert "<li>ep at 8 tokens: the token buffer of a die is 6 KiB, but" in Path("all.html").read_text()
     assert run([*arguments, "--token-buffer", "6 KiB", "-s", "tp,ep"]) == 2
     _one_message(capsys, "ep at 8 tokens, layer 0: the token buffer of a die is 6 KiB, but")
@@ -173,7 +174,7 @@ def test_compare_leaves_out_what_cannot_run_and_says_why(small: str, capsys: pyt
 
 def test_a_fitted_strategy_asked_for_by_name_says_what_to_do(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", small, "--trace", npz("capture.npz"), "--tokens", "40", "-s", "hydra,tp"]) == 2
-    _one_message(capsys, "hydra is fitted on a training part of the trace, and none is left; use fewer tokens per iterat")
+    _one_message(capsys, "hydra is fitted on a training part of the trace, and none is left; use fewer tokens")
 
 
 def test_compare_on_a_package_of_your_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,6 +375,25 @@ def test_help_has_an_example(command: tuple[str, ...], capsys: pytest.CaptureFix
     assert "--json" in out
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_is_not_eaten_as_markup(command: tuple[str, ...]) -> None:
+    found: Any = get_command(app)
+    for name in command:
+        found = found.commands[name]
+    for text in [found.help or "", *(str(getattr(option, "help", None) or "") for option in found.params)]:
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")
+
+
+def test_linear_algebra_takes_one_thread_unless_the_user_says_otherwise() -> None:
+    program = "import os, expertstream.cli.main as m; m.run(['--version']); print(os.environ['OPENBLAS_NUM_THREADS'])"
+    for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
+        environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"} | given
+        out = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+        )
+        assert out.stdout.split()[-1] == expected
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("expertstream ")
@@ -421,6 +441,18 @@ BAD = {
         "--scheduler is 'rlt'; did you mean 'rtl'? allowed: software, rtl",
     ),
     "time without unit": (["compare", "{model}", "--decision-time", "5"], "time 5 has no unit; write for example"),
+    "time beyond reason": (
+        ["compare", "{model}", "--decision-time", "1e9 s"],
+        "decision_ps is 1000000000000000000000; it must be from 0 to 1 s (1000000000000), or left out",
+    ),
+    "lead beyond reason": (
+        ["compare", "{model}", "--predict", "0.8", "--lead-time", "2 s"],
+        "lead_ps is 2000000000000; it must be from 0 to 1 s (1000000000000)",
+    ),
+    "no limit of power": (
+        ["recommend", "{model}", "--power", "inf"],
+        "the budget's power_w is inf; it must be above 0",
+    ),
     "no folder": (["compare", "{model}", "-o", "no/c.json"], "cannot write 'no/c.json': there is no folder 'no'"),
     "a folder": (
         ["simulate", "{model}", "--perfetto", "."],
@@ -509,7 +541,7 @@ PACKAGES = {
 @pytest.mark.parametrize(("old", "new", "message"), PACKAGES.values(), ids=PACKAGES)
 def test_bad_packages(old: str, new: str, message: str, small: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(PACKAGE.replace(old, new, 1))
-    assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "-o", "c.json"]) == 2
+    assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "-s", "fse-dp-paired", "-o", "c.json"]) == 2
     _one_message(capsys, message)
     assert not Path("c.json").exists()
 

@@ -398,6 +398,10 @@ def test_ten_thousand_requests_hold_no_more_than_a_thousand() -> None:
             "'clients' does not go with arrivals 'poisson'; leave it out",
         ),
         (
+            {"requests": {"arrivals": "poisson", "rate_per_s": 1e-300, "count": 1}},
+            "Input should be greater than or equal to 0.000001",
+        ),
+        (
             {"requests": {"arrivals": "closed-loop", "clients": 2}},
             "the run has no end; give iterations, or requests.count",
         ),
@@ -406,6 +410,14 @@ def test_ten_thousand_requests_hold_no_more_than_a_thousand() -> None:
 def test_scenarios_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(message)):
         tiny_scenario(**values)
+
+
+def test_an_arrival_beyond_the_clock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"arrival_us": 9999999999999999, "prompt_tokens": 5, "output_tokens": 4}\n')
+    scenario = tiny_scenario(requests={"arrivals": "file", "file": str(tmp_path / "r.jsonl")})
+    message = "the next request arrives after 1e+10 s, but a run ends at the latest after 4e+06 s (46 days)"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        serving(scenario).run()
 
 
 def test_queries_of_the_state_survive_a_checkpoint(tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_strategies_that_start_parts_of_experts_say_that_depth_does_not_apply(st
     assert given.latency_ps == without.latency_ps
 
 
+@pytest.mark.parametrize("strategy", ["fse-dp-paired", "tp"])
+def test_no_more_micro_slices_are_reported_than_there_are_columns(strategy: str) -> None:
+    columns = int(layer(strategy).workload.columns.max())
+    finest, beyond = layer(strategy, micro_slices=-(-columns // 4)), layer(strategy, micro_slices=100_000)
+    assert beyond.plan.notes[0].startswith(f"{-(-columns // 4)} micro-slices per expert and die")
+    assert beyond.latency_ps == finest.latency_ps
+
+
 def test_ep_without_prefetch_is_slower() -> None:
     """Whole experts, one at a time on each home die: what a comparison with an EP that cannot prefetch would claim."""
     assert layer("ep", depth=1).latency_ps > 1.1 * layer("ep").latency_ps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -86,7 +87,7 @@ class Budget:
     """Most area of a die and most power of the package; the paper's figures (section VI, Fig. 16).
 
     Raises:
-        ConfigError: a budget that is not above 0.
+        ConfigError: a budget that is not above 0 and finite.
     """
 
     area_mm2: float = 30.0
@@ -95,8 +96,8 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name in ("area_mm2", "power_w"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"the budget's {name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"the budget's {name} is {getattr(self, name)}; it must be above 0 and finite")
 
     def holds(self, area: Area, power_w: Floats) -> list[bool]:
         """Whether a die of ``area`` and a package of ``power_w``, float64 [3], fit: at low, nominal, high figures."""

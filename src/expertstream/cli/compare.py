@@ -47,7 +47,7 @@ def compare_command(
     ] = None,
     run: inputs.RunOptions,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. [ep, or the first]")
+        str | None, typer.Option("--baseline", metavar="NAME", help="Speed-ups refer to it. Without: ep, or the first.")
     ] = None,
     prove: inputs.ProveOption = False,
     json: inputs.JsonOption = False,

@@ -26,7 +26,8 @@ from expertstream.units import format_time
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to explore (examples/).")]
 FolderOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the results. [the name of the spec]")
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder of the results. Without: the spec's name."),
 ]
 ExecutorOption = Annotated[
     str, typer.Option("--executor", "-e", metavar="NAME", help="serial, processes (one per core) or dask.")
@@ -34,7 +35,7 @@ ExecutorOption = Annotated[
 AddressOption = Annotated[
     str | None, typer.Option("--address", metavar="tcp://...", help="A Dask scheduler. Without: one on this machine.")
 ]
-WorkersOption = Annotated[int | None, typer.Option("--workers", "-j", help="Processes. [one per core]")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", "-j", help="Processes. Without: one per core.")]
 
 ROWS, MOST = 12, 40  # rows shown of a sweep, of a front
 
@@ -121,7 +122,8 @@ def recommend_command(
     trials: Annotated[int, typer.Option("--trials", min=4, help="Designs to try.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. [recommendation-...]")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Of the search. Without: recommendation-..."),
     ] = None,
     executor: ExecutorOption = "processes",
     address: AddressOption = None,

@@ -17,13 +17,13 @@ from expertstream.explore.results import load_results
 def plot_command(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that sweep, search or recommend wrote.")],
     kind: Annotated[
-        str | None, typer.Option("--kind", "-k", metavar="NAME,...", help=f"{', '.join(KINDS)}. [all that apply]")
+        str | None, typer.Option("--kind", "-k", metavar="NAME,...", help=f"{', '.join(KINDS)}. Without: all that apply.")
     ] = None,
     x: Annotated[str | None, typer.Option("--x", metavar="FIELD", help="Heat map: the field across.")] = None,
     y: Annotated[str | None, typer.Option("--y", metavar="FIELD", help="Heat map: the field upwards.")] = None,
     value: Annotated[str, typer.Option("--value", metavar="RESULT", help="Heat map: the result.")] = Wishes.value,
     point: Annotated[
-        int | None, typer.Option("--point", metavar="N", help="Tornado: the row. [the best feasible one]")
+        int | None, typer.Option("--point", metavar="N", help="Tornado: the row. Without: the best feasible one.")
     ] = None,
     formats: Annotated[str, typer.Option("--format", "-f", metavar="NAME,...")] = ",".join(FORMATS),
     output: Annotated[

@@ -42,7 +42,7 @@ class ArrivalSpec(BaseModel):
 
     arrivals: Literal["closed-loop", "poisson", "file"]
     clients: _Count | None = None
-    rate_per_s: float | None = Field(default=None, gt=0, le=1e6)
+    rate_per_s: float | None = Field(default=None, ge=1e-6, le=1e6)
     file: Path | None = None
     prompt_tokens: LengthSpec = LengthSpec(mean=128)
     output_tokens: LengthSpec = LengthSpec(mean=64)

@@ -15,9 +15,10 @@ from expertstream.serving.quantiles import Quantiles
 from expertstream.serving.requests import Request, Source
 from expertstream.serving.routing import Replay
 from expertstream.serving.series import Series
-from expertstream.units import format_bytes
+from expertstream.units import format_bytes, format_time
 
 STATE = "expertstream-serving-2"
+LATEST_PS = 4 * 10**18  # of an arrival: what follows it must stay within 64 bits
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,18 @@ class Server:
         """Admit requests, those that arrive next if none is running; False when no request is left.
 
         Raises:
-            ConfigError: a request can never fit the key-value memory.
+            ConfigError: a request can never fit the key-value memory, or arrives too late for the clock.
         """
         self._admit()
         if not self._running:
             arrival = self._source.next_arrival_ps()
             if arrival is None:
                 return False
+            if arrival > LATEST_PS:
+                raise ConfigError(
+                    f"the next request arrives after {format_time(arrival)}, but a run ends at the latest after "
+                    f"{format_time(LATEST_PS)} (46 days); let arrivals begin at 0, at a higher rate"
+                )
             self.tally.now_ps = max(self.tally.now_ps, arrival)
             self._admit()
         return True

@@ -33,7 +33,9 @@ def micro_slices(workload: LayerWorkload, given: int | None) -> tuple[int, str]:
         BufferTooSmallError: even micro-slices of one column cannot circulate.
     """
     if given is not None:
-        return given, f"as given; {_times(workload, given)}"
+        most = -(-int(workload.columns.max()) // workload.package.n_dies)
+        why = "as given" if given <= most else f"of a column each, as {given} are more than there are columns"
+        return min(given, most), f"{why}; {_times(workload, min(given, most))}"
     stops = workload.package.n_dies + 1
     buffer = workload.package.die.weight_buffer_bytes
     columns = int(workload.columns.max())

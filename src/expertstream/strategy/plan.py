@@ -22,6 +22,7 @@ PLACEMENTS = ("contiguous", "round-robin", "balanced")
 LAYOUTS = ("striped", "whole")
 FROM_TRACE = "trace"
 LEAD_PS = 10_000_000
+LONGEST_PS = 10**12  # of a decision or a lead; times of a layer must stay within 64 bits
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ class Options:
             raise WorkloadError(f"layout is '{self.layout}'; allowed: {', '.join(LAYOUTS)}")
         if self.depth is not None and self.depth < 1:
             raise WorkloadError(f"depth is {self.depth}; it must be at least 1 (or left out)")
-        if self.decision_ps is not None and self.decision_ps < 0:
-            raise WorkloadError(f"decision_ps is {self.decision_ps}; it must not be negative (or left out)")
-        if self.lead_ps < 0:
-            raise WorkloadError(f"lead_ps is {self.lead_ps}; it must not be negative")
+        if self.decision_ps is not None and not 0 <= self.decision_ps <= LONGEST_PS:
+            raise WorkloadError(
+                f"decision_ps is {self.decision_ps}; it must be from 0 to 1 s ({LONGEST_PS}), or left out"
+            )
+        if not 0 <= self.lead_ps <= LONGEST_PS:
+            raise WorkloadError(f"lead_ps is {self.lead_ps}; it must be from 0 to 1 s ({LONGEST_PS})")
         if not (self.prediction in (None, FROM_TRACE) or _is_accuracy(self.prediction)):
             raise WorkloadError(
                 f"prediction is {self.prediction!r}; allowed: an accuracy above 0 and up to 1, such as 0.8, or "

@@ -25,7 +25,8 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
     The additions of the reduce-scatter take no time of their own (they keep up with the link).
     """
     package, n_dies = workload.package, workload.package.n_dies
-    parts = options.micro_slices or _micro_slices(workload)
+    most = -(-int(workload.columns.max()) // n_dies)  # of a column each
+    parts = min(options.micro_slices or _micro_slices(workload), most)
     batches = _batches(workload)
     work = Work()
     resident = work.new_group()
