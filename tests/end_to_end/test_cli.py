@@ -384,16 +384,6 @@ def test_help_is_not_eaten_as_markup(command: tuple[str, ...]) -> None:
         assert Text.from_markup(text).plain == text.replace("\\[", "[")
 
 
-def test_linear_algebra_takes_one_thread_unless_the_user_says_otherwise() -> None:
-    program = "import os, expertstream.cli.main as m; m.run(['--version']); print(os.environ['OPENBLAS_NUM_THREADS'])"
-    for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
-        environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"} | given
-        out = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
-        )
-        assert out.stdout.split()[-1] == expected
-
-
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("expertstream ")

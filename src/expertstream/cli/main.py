@@ -19,8 +19,6 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. Mistakes of the user become one message on stderr."""
-    # matrices are small here: threads of linear algebra would wait for one another, and for other workers
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         # imported here so that Ctrl-C during the imports ends as cleanly as later
         import typer

@@ -17,7 +17,7 @@ from expertstream.explore.results import load_results
 def plot_command(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that sweep, search or recommend wrote.")],
     kind: Annotated[
-        str | None, typer.Option("--kind", "-k", metavar="NAME,...", help=f"{', '.join(KINDS)}. Without: all that apply.")
+        str | None, typer.Option("--kind", "-k", metavar="NAME,...", help=f"{', '.join(KINDS)}. Without: all that fit.")
     ] = None,
     x: Annotated[str | None, typer.Option("--x", metavar="FIELD", help="Heat map: the field across.")] = None,
     y: Annotated[str | None, typer.Option("--y", metavar="FIELD", help="Heat map: the field upwards.")] = None,
