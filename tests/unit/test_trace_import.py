@@ -16,6 +16,7 @@ import pytest
 
 from expertstream.errors import TraceError
 from expertstream.trace import RoutingTrace, import_trace, synthesize
+from expertstream.trace.importers.found import expert_ids, of_requests
 from tests.needs import needs_module
 
 DENSE, LAYERS, E, K = 1, 3, 8, 2  # the model: layer 0 is dense, 1 to 3 have experts
@@ -466,3 +467,9 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path: Path, monkeypatch: 
     torch.save({"logical_count": bytearray(10)}, "bytes.pt")  # weights_only alone would call bytearray(anything)
     assert "such a file can execute code and is not loaded" in message("bytes.pt")
     assert not Path("executed").exists()
+
+
+def test_a_large_array_is_not_copied_on_the_way() -> None:
+    array = np.zeros((5, 3, 2), dtype=np.int16)
+    found = of_requests([(expert_ids(array, 3, "the array"), None)])
+    assert np.shares_memory(found.experts, array)

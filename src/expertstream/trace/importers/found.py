@@ -74,7 +74,7 @@ def of_requests(requests: Sequence[tuple[NDArray[Any], int | None]]) -> Found:
         for n, (_, prompt) in zip(lengths, requests, strict=True)
     ]
     return Found(
-        experts=np.concatenate([experts for experts, _ in requests]),
+        experts=requests[0][0] if len(requests) == 1 else np.concatenate([experts for experts, _ in requests]),
         request=np.repeat(np.arange(len(requests)), lengths),
         position=np.concatenate([np.arange(n) for n in lengths]),
         phase=np.concatenate(phases),
@@ -100,7 +100,7 @@ def expert_ids(value: Any, dimensions: int, what: str) -> NDArray[np.int16]:
         raise TraceError(f"{what} has {array.size} entries; at most {MAX_CHOICES} are read: import it in parts")
     if array.size and not NOTHING <= int(array.min()) <= int(array.max()) < MAX_EXPERTS:
         raise TraceError(f"{what} holds ids from {array.min()} to {array.max()}; 0 to {MAX_EXPERTS - 1} are allowed")
-    return array.astype(np.int16)
+    return array.astype(np.int16, copy=False)  # a large trace may just fit into memory
 
 
 def as_trace(found: Found, hints: Hints, source: str) -> tuple[RoutingTrace, list[str]]:
