@@ -177,6 +177,14 @@ def test_a_fitted_strategy_asked_for_by_name_says_what_to_do(small: str, capsys:
     _one_message(capsys, "hydra is fitted on a training part of the trace, and none is left; use fewer tokens")
 
 
+def test_a_strategy_of_your_own_needs_a_name_of_its_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text(
+        "import expertstream as es\nfrom expertstream.strategy.tp import plan_tp\nmine = es.Strategy('ep', '', plan_tp)\n"
+    )
+    assert run(["compare", small, "-n", "4", "--strategy", "mine.py:mine"]) == 2
+    _one_message(capsys, "strategies to compare need names of their own; these are ep, ep-streamed,")
+
+
 def test_compare_on_a_package_of_your_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(PACKAGE)
     assert run(["compare", small, "-p", "mine.yaml", "-n", "8", "--micro-slices", "1", "--spread", "round-robin"]) == 0

@@ -65,7 +65,7 @@ def compare_command(
     chips = run.with_buffers(inputs.load_package(package))
     given = [*inputs.names(strategies), *(own or [])]
     chosen = _strategies(given)
-    of_all = strategy_names() if "all" in given else []
+    of_all = [get_strategy(name) for name in strategy_names()] if "all" in given else []
     reference = _baseline(baseline, [strategy.name for strategy in chosen])
     sizes = inputs.numbers(tokens, "--tokens", least=1) if tokens is not None else list(inputs.TOKENS)
     wanted = None if layers in (None, "all") else inputs.numbers(str(layers), "--layers", least=0)
@@ -86,7 +86,7 @@ def compare_command(
             routing,
             tokens=sizes,
             layers=at,
-            strategies=["all", *(s for s in chosen if s.name not in of_all)] if of_all else chosen,
+            strategies=["all", *(s for s in chosen if s not in of_all)] if of_all else chosen,
             mix=run.as_mix,
             spread=run.as_spread,
             baseline=reference,
