@@ -178,9 +178,8 @@ def test_a_fitted_strategy_asked_for_by_name_says_what_to_do(small: str, capsys:
 
 
 def test_a_strategy_of_your_own_needs_a_name_of_its_own(small: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine.py").write_text(
-        "import expertstream as es\nfrom expertstream.strategy.tp import plan_tp\nmine = es.Strategy('ep', '', plan_tp)\n"
-    )
+    lines = ["import expertstream as es", "from expertstream.strategy.tp import plan_tp"]
+    Path("mine.py").write_text("\n".join([*lines, "mine = es.Strategy('ep', '', plan_tp)"]))
     assert run(["compare", small, "-n", "4", "--strategy", "mine.py:mine"]) == 2
     _one_message(capsys, "strategies to compare need names of their own; these are ep, ep-streamed,")
 
