@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_message_and_the_search_goes_on_the_same_way(
     whole = search(spec(), tmp_path / "whole", Serial())
     append, calls = journal._append, []
 
-    def full(file: Path, text: str) -> None:
+    def full(file: Path, text: bytes) -> None:
         calls.append(text)
         if len(calls) == 60:
             append(file, text[:12])  # as far as the disk had room
@@ -147,11 +147,35 @@ def test_a_full_disk_is_one_message_and_the_search_goes_on_the_same_way(
     assert _same(whole, search(spec(), tmp_path / "out", Serial()))
 
 
-def test_a_damaged_journal_is_set_aside_and_no_design_is_simulated_twice(tmp_path: Path) -> None:
+def _zeros(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:20], b"\x00" * 20 + b"\n", *lines[20:]]
+
+
+def _no_object(lines: list[bytes]) -> list[bytes]:
+    return [b"[1]\n", *lines]
+
+
+def _another_number(lines: list[bytes]) -> list[bytes]:
+    """The result of a trial, or a value that it tried, in one digit."""
+    at = next(i for i, line in enumerate(lines) if b'"values":[' in line)
+    return [*lines[:at], lines[at].replace(b'"values":[', b'"values":[1'), *lines[at + 1 :]]
+
+
+DAMAGES = {
+    "zeros": _zeros,
+    "no object": _no_object,
+    "another number": _another_number,
+    "a line lost": lambda lines: [*lines[:30], *lines[31:]],
+    "a line twice": lambda lines: [*lines[:30], lines[29], *lines[30:]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_journal_is_set_aside_and_no_design_is_simulated_twice(tmp_path: Path, damage: str) -> None:
     whole = search(spec(), tmp_path / "out", Serial())
     journal = tmp_path / "out/journal.log"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:20], b"\x00" * 20 + b"\n", *lines[20:]]))
+    journal.write_bytes(b"".join(DAMAGES[damage](lines)))
     (tmp_path / "out/journal.log.lock").symlink_to(journal)  # left by a process that was killed
     again = search(spec(), tmp_path / "out", Serial())
     assert _same(whole, again)

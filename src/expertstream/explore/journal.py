@@ -1,8 +1,9 @@
-"""Optuna's journal of a search: safe against kill -9 and a full disk."""
+"""Optuna's journal of a search: safe against kill -9, a full disk and a damaged file."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ def open_study(optuna: Any, folder: Path, directions: list[str]) -> Any:
     file = folder / JOURNAL
     try:
         return _open(optuna, file, directions)
-    except (ValueError, KeyError, AssertionError):  # what Optuna raises where lines are damaged
+    except (ValueError, KeyError, AssertionError):  # a line that is not what was written; what Optuna raises of others
         file.replace(file.with_suffix(".damaged"))
         return _open(optuna, file, directions)
 
@@ -31,33 +32,48 @@ def _open(optuna: Any, file: Path, directions: list[str]) -> Any:
         if not content.endswith(b"\n"):
             with file.open("r+b") as opened:
                 opened.truncate(content.rfind(b"\n") + 1)
-    storage = optuna.storages.JournalStorage(_Journal(optuna, file))
+    storage = optuna.storages.JournalStorage(_Journal(file))
     return optuna.create_study(storage=storage, study_name="search", directions=directions, load_if_exists=True)
 
 
 class _Journal:
-    """Optuna's journal file without its lock, which a killed process would leave behind, or its fsync per line.
+    """A file of Optuna's logs, each line with a checksum of it and of all before it.
 
-    Lines reach the system at once, so that kill -9 loses none; those that a loss of power takes come again from rows.
+    So a line that was changed, lost or repeated is found; Optuna would go on another way without a word. Lines reach
+    the system at once, so that kill -9 loses none; those that a loss of power takes come again from rows.
+
+    Raises:
+        ValueError: the file is damaged.
     """
 
-    def __init__(self, optuna: Any, file: Path) -> None:
-        self._path = file
-        self._file = optuna.storages.journal.JournalFileBackend(str(file))
+    def __init__(self, file: Path) -> None:
+        self._path, self._sum = file, 0
+        self._logs: list[bytes] = []
+        for line in file.read_bytes().splitlines() if file.exists() else ():
+            log, _, mark = line.rpartition(b"\t")
+            if self._mark(log) != mark:
+                raise ValueError(f"line {len(self._logs) + 1} of '{file}' is damaged")
+            self._logs.append(log)
 
-    def read_logs(self, log_number_from: int) -> Any:
-        return self._file.read_logs(log_number_from)
+    def _mark(self, log: bytes) -> bytes:
+        self._sum = zlib.crc32(log, self._sum)
+        return b"%08x" % self._sum
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return [json.loads(log) for log in self._logs[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        new = [json.dumps(log, separators=(",", ":")).encode() for log in logs]
         try:
-            _append(self._path, "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs))
+            _append(self._path, b"".join(log + b"\t" + self._mark(log) + b"\n" for log in new))
         except OSError as error:
             raise ConfigError(
                 f"cannot write '{self._path}': {error.strerror or error}; all finished rows are safe, run the same "
                 "command again to go on"
             ) from None
+        self._logs += new
 
 
-def _append(file: Path, text: str) -> None:
-    with file.open("a", encoding="utf-8") as opened:
+def _append(file: Path, text: bytes) -> None:
+    with file.open("ab") as opened:
         opened.write(text)
