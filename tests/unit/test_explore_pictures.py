@@ -21,6 +21,7 @@ from expertstream.explore.pictures.tornado import tornado
 from expertstream.explore.results import Results, load_results
 from expertstream.explore.spec import Base, SearchSpec
 from expertstream.package.technology import Technology
+from tests.damage import change_a_number
 
 DDR, BUFFER, LINK = "package.channels.bandwidth", "package.die.weight_buffer", "package.d2d.bandwidth"
 GB, MIB = 10**9, 2**20
@@ -220,6 +221,27 @@ def test_folders_without_results(tmp_path: Path, folder: Path) -> None:
         load_results(tmp_path)
     (tmp_path / "results.parquet").write_bytes((folder / "results.parquet").read_bytes()[:500])
     with pytest.raises(ConfigError, match="is damaged; run the sweep or search again to make it anew"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[1]", '{"hypervolume": 3}', '{"hypervolume": ["a"]}', "{}"])
+def test_damaged_files_beside_the_rows_are_one_message(folder: Path, tmp_path: Path, content: str) -> None:
+    for name in ("spec.json", "results.parquet"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"search.json' is damaged; run the sweep or search again to make it anew$"):
+        load_results(tmp_path)
+    (tmp_path / "spec.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"spec.json"):
+        load_results(tmp_path)
+
+
+def test_a_changed_number_in_the_results_is_found(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_bytes((folder / "spec.json").read_bytes())
+    file = tmp_path / "results.parquet"
+    file.write_bytes((folder / "results.parquet").read_bytes())
+    change_a_number(file, "utilisation")
+    with pytest.raises(ConfigError, match=r"results.parquet' is damaged; run the sweep or search again"):
         load_results(tmp_path)
 
 

@@ -28,6 +28,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import compare, simulate
 from expertstream.trace import packaged_trace
+from tests.damage import change_a_number
 from tests.needs import needs_module
 
 FIELDS = {"tokens": [4, 8], "strategy": ["tp", "fse-dp"], "package.die.weight_buffer": ["1 KiB", "8 MiB"]}
@@ -112,13 +113,7 @@ def _cut_off(shard: Path) -> None:
 
 
 def _changed(shard: Path) -> None:
-    """One bit of a number, which then is another one."""
-    with pq.ParquetFile(shard) as file:
-        columns = file.metadata.row_group(0)
-        column = next(c for c in map(columns.column, range(columns.num_columns)) if c.path_in_schema == "ddr_bytes")
-    content = bytearray(shard.read_bytes())
-    content[column.data_page_offset - 1] ^= 1  # the last byte of the dictionary, which holds the numbers
-    shard.write_bytes(content)
+    change_a_number(shard, "ddr_bytes")
 
 
 def _of_other_columns(shard: Path) -> None:
@@ -201,6 +196,13 @@ def test_a_worker_that_lacks_a_strategy_makes_no_row(tmp_path: Path) -> None:
     batch = inputs.batch(jobs_of(inputs, points_of(inputs.spec)))
     with pytest.raises(ConfigError, match=r"mine.py:1: ModuleNotFoundError: No module named 'not_here'$"):
         run_batch(replace(batch, strategies={own: b"import not_here"}))
+
+
+def test_a_specification_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    sweep(spec(), tmp_path / "out", Serial())
+    (tmp_path / "out/spec.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"spec.json' cannot be read; give another --output$"):
+        sweep(spec(), tmp_path / "out", Serial())
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:

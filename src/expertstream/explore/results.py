@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from expertstream.explore.fields import DOCUMENTS, Value, value_of
 from expertstream.explore.rows import OK, Row
 from expertstream.explore.search import SUMMARY
 from expertstream.explore.spec import Base, SearchSpec, SweepSpec
-from expertstream.explore.store import RESULTS
+from expertstream.explore.store import RESULTS, read_object
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +77,12 @@ def load_results(folder: str | os.PathLike[str], value: str = "utilisation") -> 
         ConfigError: the folder holds no results, or they cannot be read.
     """
     place = Path(folder)
-    try:
-        document = json.loads((place / "spec.json").read_text())
-    except (OSError, ValueError):
+    document = read_object(place / "spec.json")
+    if document is None:
         raise ConfigError(
             f"'{folder}' holds no results: spec.json is missing or damaged; give the folder that sweep, search or "
             "recommend wrote (--output)"
-        ) from None
+        )
     for key in ("digest", "version"):
         document.pop(key, None)
     kind = SearchSpec if "objectives" in document else SweepSpec
@@ -98,12 +96,19 @@ def load_results(folder: str | os.PathLike[str], value: str = "utilisation") -> 
     rows: dict[str, Row] = {}
     for file in files:
         try:
-            rows |= {row["hash"]: row for row in pq.read_table(file, columns=columns).to_pylist()}
+            table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+            rows |= {row["hash"]: row for row in table.to_pylist()}
         except (OSError, pa.ArrowException):
-            raise ConfigError(f"'{file}' is damaged; run the sweep or search again to make it anew") from None
+            raise _damaged(file) from None
     if not rows:
         raise ConfigError(f"'{folder}' holds no rows yet; run the sweep or search again to go on")
     history: list[float] = []
     if (place / SUMMARY).exists():
-        history = json.loads((place / SUMMARY).read_text())["hypervolume"]
+        history = (read_object(place / SUMMARY) or {}).get("hypervolume", [None])
+        if not isinstance(history, list) or not all(isinstance(share, (int, float)) for share in history):
+            raise _damaged(place / SUMMARY)
     return Results(spec, sorted(rows.values(), key=lambda row: int(row["point"])), history)
+
+
+def _damaged(file: Path) -> ConfigError:
+    return ConfigError(f"'{file}' is damaged; run the sweep or search again to make it anew")

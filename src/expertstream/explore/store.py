@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,15 @@ from expertstream.explore.shards import Shards
 from expertstream.files import replacing
 
 RESULTS: Final = "results.parquet"
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """What a JSON file of ours holds; None if it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 class Store(Shards):
@@ -48,10 +58,9 @@ class Store(Shards):
             with replacing(file) as temporary:
                 temporary.write_text(json.dumps(spec, indent=2, default=str) + "\n")
             return
-        try:
-            there = json.loads(file.read_text())
-        except (OSError, ValueError):
-            raise ConfigError(f"'{file}' cannot be read; give another --output") from None
+        there = read_object(file)
+        if there is None:
+            raise ConfigError(f"'{file}' cannot be read; give another --output")
         if there.get("digest") != spec["digest"]:
             now = json.loads(json.dumps(spec, default=str))
             differing = [key for key in {**there, **now} if key != "digest" and there.get(key) != now.get(key)]
@@ -87,7 +96,7 @@ class Store(Shards):
         table = self.table()
         try:
             with replacing(self.folder / RESULTS) as temporary:
-                pq.write_table(table, temporary)
+                pq.write_table(table, temporary, write_page_checksum=True)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}; all {table.num_rows} rows are safe, run the same command again to go on"
