@@ -123,6 +123,8 @@ def _say(item: Any, known: list[str]) -> str:
             return f"{prefix}{item['ctx']['error']}"
         case "model_type" | "model_attributes_type" | "dict_type":
             message = "expected keys and values"
+        case "tuple_type" | "list_type":
+            message = "expected a list"
         case "too_short":
             return f"{prefix}needs at least {item['ctx']['min_length']} item"
         case _:

@@ -96,6 +96,13 @@ def test_violation_grows_with_the_distance_and_is_not_above_zero_where_it_holds(
         ("strategy < 3", "compares strategy, which is a text, with 3"),
         ("strategy < 'tp'", "compares strategy, which is a text, with 'tp'"),
         ("tokens == 'many'", "compares tokens, which is a number, with 'many'"),
+        ("gap <= 1.1 ms", "compares gap with a time; it is a number without a unit"),
+        ("latency_ps < 8 MiB", "compares latency_ps with a size; it is a time, such as '30 us'"),
+        ("sram_bytes < 3 ms", "compares sram_bytes with a time; it is a size, such as '8 MiB'"),
+        ("gap == 'small'", "compares gap, which is a number, with 'small'"),
+        ("utilisation", "'utilisation' uses utilisation as a condition; compare it, as in 'utilisation <= 3'"),
+        ("tokens > 3 and not (gap or tokens > 5)", "uses gap as a condition"),
+        ("gap - 1", "uses gap - 1 as a condition; compare it, as in 'gap - 1 <= 3'"),
     ],
 )
 def test_kinds_and_units_are_checked_before_anything_runs(text: str, message: str) -> None:
@@ -111,6 +118,9 @@ def test_kinds_and_units_are_checked_before_anything_runs(text: str, message: st
         "latency_ps < 3 ms and latency_ps < 3000000",
         "package.die.token_buffer * 2 <= package.die.weight_buffer",
         "strategy in ('tp', 'ep') and tokens != 3",
+        "sram_bytes <= 8 MiB and peak_package_bytes < 9 and energy_pj < 1e9",
+        "synthetic or not options.redispatch",
+        "not synthetic == True",
     ],
 )
 def test_fitting_kinds_and_units_pass(text: str) -> None:

@@ -107,6 +107,10 @@ class Expression:
         """Every comparison of a name with a plain value."""
         return list(self._comparisons(self._tree, True))
 
+    def bare(self) -> list[str]:
+        """What stands as a condition by itself, compared with nothing."""
+        return list(self._bare(self._tree))
+
     def holds(self, lookup: Lookup) -> bool:
         """Whether the condition holds. Raises ConfigError if it cannot be worked out."""
         return bool(self._value(self._tree, lookup))
@@ -169,6 +173,18 @@ class Expression:
         must = must and isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And)
         for child in ast.iter_child_nodes(node):
             yield from self._comparisons(child, must)
+
+    def _bare(self, node: ast.AST) -> Iterable[str]:
+        match node:
+            case ast.BoolOp():
+                for value in node.values:
+                    yield from self._bare(value)
+            case ast.UnaryOp(op=ast.Not()):
+                yield from self._bare(node.operand)
+            case ast.Compare():
+                return
+            case _:
+                yield ast.unparse(node)
 
     def _value(self, node: ast.AST, lookup: Lookup) -> Any:
         try:

@@ -84,6 +84,8 @@ def parse_value(path: str, value: object) -> Value:
         ConfigError: the field is unknown, or cannot have the value (a unit is missing, out of range, of another type).
     """
     kind = _kind(path)
+    if isinstance(value, bool) and kind_of(path) in (int, float):  # else true would pass for 1
+        raise ConfigError(f"{path}: a number is needed (given: {str(value).lower()})")
     try:
         parsed = TypeAdapter(kind).validate_python(value, context={"from_file": True})
     except ValidationError as error:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from expertstream.config import load_config, misfit
 from expertstream.errors import ConfigError, nearest
@@ -165,7 +165,12 @@ class Base(BaseModel):
         unknown = set(given) - {"from", "to", "steps", "scale"}
         if unknown or not {"from", "to"} <= set(given):
             raise ConfigError(f"{path}: a range is {{from: ..., to: ..., steps: ..., scale: linear or log}}")
-        ends = Range.model_validate(dict(given))
+        try:
+            ends = Range.model_validate(dict(given))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            message = wrong["msg"][0].lower() + wrong["msg"][1:]
+            raise ConfigError(f"{path}: '{wrong['loc'][0]}': {message} (given: {wrong['input']!r})") from None
         if kind not in (int, float):
             raise ConfigError(f"{path} takes no numbers, so it needs a list of values")
         low, high = parse_value(path, ends.first), parse_value(path, ends.last)
