@@ -123,6 +123,19 @@ def test_tables_of_many_fields_cut_nothing(tmp_path: Path, capsys: pytest.Captur
     assert "│    rings │" in out.replace("┃", "│")
 
 
+def test_a_table_that_is_wider_than_the_terminal_cuts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expertstream.cli.console.PIPE_WIDTH", 60)
+    spec = tmp_path / "wide.yaml"
+    fields = "strategy: [fse-dp-naive-tokens, tp]\n  package.die.weight_buffer: [8 MiB, 4 MiB]"
+    spec.write_text(f"model: qwen3-30b-a3b\ntokens: 4\nmode: zip\nfields:\n  {fields}\n")
+    assert run(["sweep", str(spec), "--output", str(tmp_path / "out"), "--executor", "serial"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "│ fse-dp-naive-tokens │ 8 MiB │" in out
+
+
 def test_where_headings_do_not_fit_either_they_are_numbers_with_a_key() -> None:
     cells = {f"package.die.field_{n}": [f"{n} MiB", f"{n + 1} MiB"] for n in range(14)}
     found, beside = fitted("", cells, [["1 ms", "1 %", "1 mJ", "1 mm2", "1 W"]] * 2, 172)

@@ -210,7 +210,8 @@ def show(spec: Base, table_of_all: pa.Table, rows: list[dict[str, Any]], what: s
     console = stdout()
     cells = {path: [text_of(path, row[path]) for row in rows] for path in spec.fields}
     found, beside = fitted(title, cells, [_results(row) for row in rows], console.width)
-    console.print(found, width=max(_width(found), console.width), no_wrap=True, crop=False, overflow="ignore")
+    console.width = max(_width(found), console.width)  # a terminal wraps what is wider; a cut number would be lost
+    console.print(found, no_wrap=True, crop=False, overflow="ignore")
     for line in beside:
         print(line)
 
