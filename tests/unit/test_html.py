@@ -17,8 +17,10 @@ from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report.html import page
+from expertstream.report.html.charts import histogram
 from expertstream.simulate import Comparison, Result, compare, simulate
 from expertstream.trace import synthesize
+from expertstream.units import format_time
 
 MODEL = MoEModel.one_layer(d_model=128, d_ffn=192, n_experts=8, top_k=2, n_shared_experts=1, shared_d_ffn=96)
 TRACE = synthesize(MODEL, requests=2, tokens_per_request=12, layers=[0], seed=3)
@@ -27,6 +29,11 @@ CHIP = Package.preset("test-chip-2x2")
 
 def result_of(strategy: str = "fse-dp-paired") -> Result:
     return simulate(MODEL, CHIP, TRACE.iteration(tokens=20, layer=0), strategy)
+
+
+def test_axes_of_a_histogram_of_one_value_do_not_repeat_themselves() -> None:
+    text = histogram("time", [168_400_000_000, 168_400_000_001], [1], format_time)
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", text) == ["0", "1", "168.4 ms"]
 
 
 def columns_of(file: Path, number: int = 0) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from expertstream.cli.compare import _alike
 from expertstream.cli.main import run
 from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.errors import WorkloadError
@@ -14,6 +15,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
+from expertstream.units import format_bytes
 from tests.property.cases import routing_of, training_of
 
 
@@ -96,6 +98,18 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(WorkloadError) as caught:
         Options(**options)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+def test_buffers_that_hang_on_the_tokens_name_them() -> None:
+    rows = [
+        {"strategy": name, "tokens": n, "weight_buffer_bytes": 1024 * (1 + (name == "ep" and n == 8))}
+        for n in (4, 8)
+        for name in ("tp", "ep")
+    ]
+    assert _alike(rows, lambda row: format_bytes(row["weight_buffer_bytes"])) == {
+        "1 KiB": ["tp", "ep at 4 tokens"],
+        "2 KiB": ["ep at 8 tokens"],
+    }
 
 
 def test_buffers_in_place_of_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -202,8 +203,8 @@ def show(document: Row) -> None:
     training = ", ".join(f"{count} at {n} tokens" for n, count in document["training_tokens"].items() if count)
     if training:
         console.print(f"fitted on a training part, all judged on the rest of the trace; tokens that train: {training}")
-    for text, users in _alike(document["left_out"], lambda row: f"at {row['tokens']} tokens: {row['reason']}").items():
-        console.print(f"left out: {', '.join(users)} {text}")
+    for at, rows in groupby(document["left_out"], key=operator.itemgetter("tokens", "reason")):
+        console.print(f"left out: {', '.join(row['strategy'] for row in rows)} at {at[0]} tokens: {at[1]}")
     console.print(
         f"same work: each strategy computed the same {document['checked_pairs']} (token, expert) pairs, every column "
         f"exactly once; built-in ones loaded each weight once a pass; checked on {len(document['rows'])} timelines"
@@ -216,12 +217,17 @@ def show(document: Row) -> None:
 
 
 def _alike(rows: list[Row], text_of: Callable[[Row], str]) -> dict[str, list[str]]:
-    """Strategies by what is said of them."""
+    """Strategies by what is said of them; with the number of tokens where that decides."""
+    texts: dict[str, set[str]] = {}
+    for row in rows:
+        texts.setdefault(row["strategy"], set()).add(text_of(row))
     found: dict[str, list[str]] = {}
     for row in rows:
+        name = row["strategy"]
+        user = name if len(texts[name]) == 1 else f"{name} at {row['tokens']} tokens"
         users = found.setdefault(text_of(row), [])
-        if row["strategy"] not in users:
-            users.append(row["strategy"])
+        if user not in users:
+            users.append(user)
     return found
 
 

@@ -42,7 +42,7 @@ def histogram(
     name: str, edges: Sequence[float], counts: Sequence[int], show_x: Show, marks: Sequence[tuple[str, float]] = ()
 ) -> str:
     """How many values lie in each range; ``marks`` are named places on the axis."""
-    frame = _Frame(edges[0], edges[-1], max(counts), show_x, lambda n: f"{n:g}")
+    frame = _Frame(edges[0], edges[-1], max(counts), show_x, lambda n: f"{n:g}", counts=True)
     bars = []
     for start, end, n in zip(edges[:-1], edges[1:], counts, strict=True):
         x, width = frame.x(start), max(1.0, frame.x(end) - frame.x(start) - 1)
@@ -81,7 +81,7 @@ def stacks(name: str, rows: Sequence[Sequence[float]], parts: Sequence[tuple[str
 
 
 class _Frame:
-    """Axes: from ``first`` to ``last`` along x, from 0 to ``top`` along y."""
+    """Axes: from ``first`` to ``last`` along x (``whole``: numbers of bars), from 0 to ``top`` along y (``counts``)."""
 
     def __init__(
         self,
@@ -92,10 +92,11 @@ class _Frame:
         show_y: Show,
         *,
         whole: bool = False,
+        counts: bool = False,
         base: int = 10,
     ) -> None:
         self.first, self.last, self.top = first, max(last, first + 1), top or 1
-        self.show_x, self.show_y, self.whole, self.base = show_x, show_y, whole, base
+        self.show_x, self.show_y, self.whole, self.counts, self.base = show_x, show_y, whole, counts, base
 
     def x(self, value: float) -> float:
         return LEFT + (value - self.first) / (self.last - self.first) * (WIDTH - LEFT - RIGHT)
@@ -106,16 +107,20 @@ class _Frame:
     def svg(self) -> str:
         parts = []
         for value in _ticks(0, self.top, 4, self.base):
+            if self.counts and value % 1:
+                continue
             y = self.y(value)
             label = escape(self.show_y(value) if value else "0")
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
             parts.append(f'<text class="end" x="{LEFT - 6}" y="{y + 4:.1f}">{label}</text>')
+        before = ""
         for value in _ticks(self.first, self.last - self.whole, 6):
-            if self.whole and value % 1:
+            label = escape(self.show_x(value) if value else "0")
+            if (self.whole and value % 1) or label == before:  # so close together that they read alike
                 continue
+            before = label
             x = self.x(value + 0.5 * self.whole)
             end = x > WIDTH - RIGHT - 30
-            label = escape(self.show_x(value) if value else "0")
             parts.append(f'<text class="{"end" if end else ""}" x="{x:.1f}" y="{HEIGHT - 8}">{label}</text>')
         return "".join(parts)
 

@@ -112,7 +112,7 @@ def comparison(found: Comparison) -> str:
 <h2 id="comparison-title">Comparison</h2>
 <ul class="findings">{findings}</ul>
 <div class="scroll" tabindex="0" role="region" aria-label="Comparison table">
-<table class="numbers">
+<table class="numbers comparison">
 <caption>Means over {over}; speed-ups are ratios of summed latencies, peaks are maxima. The bar is the time above the
 lower bound.</caption>
 <thead><tr>{head}</tr></thead>
