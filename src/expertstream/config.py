@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,9 +68,30 @@ def parse_config(text: str, cls: type[Model], source: str) -> Model:
         found = "nothing" if data is None else "a list" if isinstance(data, CommentedSeq) else f"only {_short(data)}"
         raise ConfigError(f"{source}: expected keys and values, such as 'name: value', found {found}")
     try:
-        return cls.model_validate(data, context={"from_file": True})
+        found = cls.model_validate(data, context={"from_file": True})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item, data, cls, source) for item in _items(error))) from None
+    for place in _booleans_taken_for_numbers(data, found):
+        line, column, _ = _locate(list(place), data, cls)
+        key = ".".join(map(str, place))
+        raise ConfigError(f"{source}:{line + 1}:{column + 1}: {key}: a number is needed, not true or false")
+    return found
+
+
+def _booleans_taken_for_numbers(data: Any, value: Any) -> Iterator[tuple[str | int, ...]]:
+    """Places of the file where pydantic made 1 of true, or 0 of false."""
+    if isinstance(data, bool) and not isinstance(value, bool):
+        yield ()
+    pairs: Iterable[tuple[str | int, Any, Any]] = ()
+    if isinstance(data, dict) and isinstance(value, BaseModel):
+        names = {field.alias or name: name for name, field in type(value).model_fields.items()}
+        pairs = ((key, item, getattr(value, names[key])) for key, item in data.items() if key in names)
+    elif isinstance(data, dict) and isinstance(value, dict):
+        pairs = ((key, item, value[key]) for key, item in data.items() if key in value)
+    elif isinstance(data, list) and isinstance(value, (list, tuple)) and len(data) == len(value):
+        pairs = ((at, item, value[at]) for at, item in enumerate(data))
+    for key, item, made in pairs:
+        yield from ((key, *place) for place in _booleans_taken_for_numbers(item, made))
 
 
 def check_config(data: Any, cls: type[Model], what: str) -> Model:

@@ -52,6 +52,17 @@ def message_of(text: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("cells: 4", "cells: true", "f.yaml:8:5: parts.1.cells: a number is needed, not true or false"),
+        ("name: one", "name: one\nsome: [2, false]", "f.yaml:3:11: some.1: a number is needed, not true or false"),
+    ],
+)
+def test_true_is_not_1(old: str, new: str, message: str) -> None:
+    assert message_of(GOOD.replace(old, new)) == message
+
+
 def test_a_good_file(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text(GOOD)
     whole = load_config(tmp_path / "f.yaml", Whole)
