@@ -68,14 +68,14 @@ def parse_config(text: str, cls: type[Model], source: str) -> Model:
         found = "nothing" if data is None else "a list" if isinstance(data, CommentedSeq) else f"only {_short(data)}"
         raise ConfigError(f"{source}: expected keys and values, such as 'name: value', found {found}")
     try:
-        found = cls.model_validate(data, context={"from_file": True})
+        checked = cls.model_validate(data, context={"from_file": True})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item, data, cls, source) for item in _items(error))) from None
-    for place in _booleans_taken_for_numbers(data, found):
+    for place in _booleans_taken_for_numbers(data, checked):
         line, column, _ = _locate(list(place), data, cls)
         key = ".".join(map(str, place))
         raise ConfigError(f"{source}:{line + 1}:{column + 1}: {key}: a number is needed, not true or false")
-    return found
+    return checked
 
 
 def _booleans_taken_for_numbers(data: Any, value: Any) -> Iterator[tuple[str | int, ...]]:

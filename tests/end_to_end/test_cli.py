@@ -608,6 +608,15 @@ def test_ctrl_c_for_real() -> None:
     assert not [name for name in _files() if "c.json" in name]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_a_full_disk_behind_the_output(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*PROGRAM, "package", "show", "3x3", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write the output: No space left on device\n")
+
+
 def test_a_reader_that_has_seen_enough() -> None:
     command = [*PROGRAM, "model", "show", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -39,11 +40,21 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError:
         return _say("not enough memory for this; use fewer tokens, requests or layers", BAD_INPUT)
     except BrokenPipeError:  # the reader, such as "head", has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _drop_output()
+        return _say(f"cannot write the output: {error.strerror}", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     return _interrupted() if code == INTERRUPTED else int(code or 0)
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere, so that the end of the program does not fail in its turn."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str, code: int) -> int:
