@@ -364,3 +364,40 @@ def test_unknown_requests() -> None:
 def test_layers_are_listed_in_short() -> None:
     trace = synthesize(SMALL, requests=1, tokens_per_request=2, layers=(1, 2, 3, 9))
     assert re.search(r"it has 1 to 3, 9$", message(trace.iteration, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("request", 10**12, "request holds 1000000000000, which is no int32"),
+        ("position", 2**31, "position holds 2147483648, which is no int32"),
+        ("layer_index", 2**40, "layer_index holds 1099511627776, which is no int32"),
+        ("phase", 256, "phase holds 256, which is no int8"),
+        ("phase", 2, "phase of token 1 is 2; 0 prefill, 1 decode, -1 unknown are allowed"),
+        ("position", -2, "position of token 1 is -2; 0 or more, -1 unknown are allowed"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused_and_not_wrapped(name: str, value: int, message: str) -> None:
+    fields = {
+        "experts": np.tile(np.arange(2), (3, 2, 1)),
+        "weights": None,
+        "request": np.zeros(3, dtype=np.int64),
+        "position": np.arange(3),
+        "phase": np.zeros(3, dtype=np.int64),
+        "layer_index": np.arange(2),
+    }
+    fields[name] = fields[name].copy()
+    fields[name][1] = value
+    with pytest.raises(TraceError, match=f"^by hand: {message}$"):
+        RoutingTrace(**fields, n_experts=4, model="m", source="by hand")
+
+
+def test_numbers_of_a_parquet_file_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """As another writer's int64 column may hold; they would be wrapped on the way."""
+    path = tmp_path / "t.parquet"
+    synthesize(SMALL, requests=1, tokens_per_request=4, layers=[0]).save(path)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("request")
+    pq.write_table(table.set_column(at, "request", pa.array([2**32, 0, 0, 0])), path)
+    with pytest.raises(TraceError, match=r"t.parquet': column 'request' holds 4294967296, which is no int32$"):
+        RoutingTrace.load(path)

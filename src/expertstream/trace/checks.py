@@ -44,9 +44,11 @@ def check_shapes(source: str, arrays: Mapping[str, Any]) -> None:
             raise TraceError(f"{source}: {name} holds {array.dtype}, {np.dtype(kind)} needed")
 
 
-def to_type(source: str, name: str, values: Any) -> NDArray[Any]:
-    """A copy of one of the arrays of TYPES in its type. Raises TraceError for values that the type cannot hold."""
+def to_type(source: str, name: str, values: Any, *, copy: bool = True) -> NDArray[Any]:
+    """One of the arrays of TYPES in its type. Raises TraceError for values that the type cannot hold."""
     given, kind = np.asarray(values), TYPES[name]
+    if given.dtype == kind and not copy:
+        return given
     if given.dtype.kind not in "iuf":
         raise TraceError(f"{source}: {name} holds {given.dtype}, {np.dtype(kind)} needed")
     with np.errstate(invalid="ignore"):  # NaN as an integer; it differs from what was given
@@ -89,6 +91,18 @@ def check_experts(
                 f"{source}: token {start + first + t} chose expert {int(ordered[t, layer, i])} twice at layer "
                 f"{int(layer_index[layer])}; the experts of a token must be distinct"
             )
+
+
+def check_tokens(
+    source: str, request: NDArray[Any], position: NDArray[Any], phase: NDArray[Any], start: int = 0
+) -> None:
+    """Raise TraceError for a request or position below -1 (unknown), or a phase that is none; integers [tokens]."""
+    for name, values in (("request", request), ("position", position), ("phase", phase)):
+        most, allowed = (1, "0 prefill, 1 decode") if name == "phase" else (2**31, "0 or more")
+        wrong = np.flatnonzero((values < -1) | (values > most))
+        if wrong.size:
+            given = f"{name} of token {start + wrong[0]} is {values[wrong[0]]}"
+            raise TraceError(f"{source}: {given}; {allowed}, -1 unknown are allowed")
 
 
 def check_weights(source: str, weights: NDArray[Any], layer_index: NDArray[Any], start: int = 0) -> None:

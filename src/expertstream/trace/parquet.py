@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from expertstream.errors import TraceError
 from expertstream.files import replacing, writing
-from expertstream.trace.checks import check_experts, check_layers, check_shapes, check_weights, to_type
+from expertstream.trace.checks import check_experts, check_layers, check_shapes, check_tokens, check_weights, to_type
 
 if TYPE_CHECKING:
     from expertstream.trace.routing import RoutingTrace
@@ -142,6 +142,7 @@ class TraceWriter:
         if k != self._k:
             raise TraceError(f"{self._where}: k is {k}, but {self._k} for the tokens before")
         index, start = np.array(self.layers), self.tokens + self._waiting_tokens
+        check_tokens(self._where, part["request"], part["position"], part["phase"], start)
         check_experts(self._where, part["experts"], index, self._n_experts, start)
         if self._weights:
             check_weights(self._where, part["weights"], index, start)
@@ -335,6 +336,8 @@ def _columns(path: Path, file: Any, group: _Group, names: tuple[str, ...]) -> di
     for name, column in columns.items():
         if column.dtype.kind not in "iu":
             raise TraceError(f"'{path}': column '{name}' holds {table[name].type}, whole numbers needed")
+        if wrong := column[column != column.astype(np.int32)].tolist():
+            raise TraceError(f"'{path}': column '{name}' holds {wrong[0]}, which is no int32")
     token = columns["token"]
     if not group.first <= int(token.min()) <= int(token.max()) <= group.last:
         raise _not_whole(path)

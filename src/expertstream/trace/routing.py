@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from expertstream.errors import TraceError, nearest
 from expertstream.trace import npz, parquet
-from expertstream.trace.checks import TYPES, check_experts, check_layers, check_shapes, check_weights
+from expertstream.trace.checks import (
+    TYPES,
+    check_experts,
+    check_layers,
+    check_shapes,
+    check_tokens,
+    check_weights,
+    to_type,
+)
 from expertstream.trace.layerwise import LayerByLayer, Layers
 from expertstream.trace.split import split
 
@@ -96,10 +104,10 @@ class RoutingTrace:
             check_experts(self.source, self.experts, self.layer_index, self.n_experts)
         if isinstance(self.weights, np.ndarray):
             check_weights(self.source, self.weights, self.layer_index)
-        for name, kind in TYPES.items():
-            array = getattr(self, name)
-            if isinstance(array, np.ndarray):
-                object.__setattr__(self, name, array.astype(kind, copy=False))
+        for name in TYPES:
+            if isinstance(getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, to_type(self.source, name, getattr(self, name), copy=False))
+        check_tokens(self.source, self.request, self.position, self.phase)
 
     @property
     def n_tokens(self) -> int:
