@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from expertstream.engine.layout import COMPLETE, STARTED
 from expertstream.engine.run import View
+from expertstream.explore.fields import change_package
+from expertstream.model import MoEModel
+from expertstream.package import Package
 from expertstream.schedule import (
     by_expert,
     enough_in_flight,
@@ -22,7 +26,9 @@ from expertstream.schedule import (
     token_turns,
     weights_stay,
 )
+from expertstream.simulate import simulate
 from expertstream.strategy.adaptive import AdaptiveDispatcher, Stream
+from expertstream.trace import synthesize
 
 
 @pytest.mark.parametrize(
@@ -68,9 +74,14 @@ def test_weights_stay_where_computing_binds() -> None:
 
 
 def test_loads_run_less_far_ahead_while_what_is_left_to_compute_takes_much_longer() -> None:
-    assert enough_in_flight(120, load_ps=79, compute_ps=100) == 30
-    assert enough_in_flight(120, load_ps=80, compute_ps=100) == 40
-    assert enough_in_flight(120, load_ps=100, compute_ps=0) == 40
+    assert enough_in_flight(120, expert_bytes=60, load_ps=79, compute_ps=100) == 30
+    assert enough_in_flight(120, expert_bytes=60, load_ps=80, compute_ps=100) == 40
+    assert enough_in_flight(120, expert_bytes=60, load_ps=100, compute_ps=0) == 40
+
+
+def test_loads_run_as_far_ahead_as_three_experts_take_within_shares_of_the_room() -> None:
+    assert [enough_in_flight(120, expert, load_ps=79, compute_ps=100) for expert in (1, 9, 60)] == [24, 27, 30]
+    assert [enough_in_flight(120, expert, load_ps=80, compute_ps=100) for expert in (1, 12, 60)] == [30, 36, 40]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +196,7 @@ def admitted(dispatcher: AdaptiveDispatcher, times: int, view: Idle | None = Non
 def dispatcher(*tokens: int, room: int | None = None, held: int = 0) -> AdaptiveDispatcher:
     """Groups that take as long to compute as to load; if some are ``held``, all stay, and eight fit."""
     stay = dict.fromkeys(range(1, 16), held) if held else {}
-    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, room)
+    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, room, expert_bytes=300)
 
 
 def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
@@ -221,3 +232,14 @@ def test_groups_that_stay_do_not_go_on_while_enough_is_in_flight() -> None:
     assert admitted(ahead, 2) == [0, 1]
     assert admitted(ahead, 1, Idle(taken=301)) == []
     assert admitted(ahead, 1, Idle(taken=300)) == [5]
+
+
+def test_loads_and_compute_stay_in_step_where_less_may_be_in_flight() -> None:
+    """A reserve that is never reached would put all hot experts first, and leave the loads of the others for last."""
+    model = MoEModel.preset("qwen3-30b-a3b")
+    package = change_package(Package.preset("4x4"), {"channels.bandwidth": 102_400_000_000})
+    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(1024, 2)
+    usual = simulate(model, package, routing, "fse-dp-adaptive").latency_ps
+    with patch("expertstream.strategy.adaptive.enough_in_flight", lambda room, *_: room // 5):
+        less = simulate(model, package, routing, "fse-dp-adaptive").latency_ps
+    assert less < 1.03 * usual

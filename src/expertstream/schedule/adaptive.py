@@ -16,6 +16,7 @@ ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies h
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
 TILE_SHARE: Final = 8  # or an eighth of it, where weights visit several dies
+EXPERTS_IN_FLIGHT: Final = 3  # of average size, if they take neither very little of the room nor very much
 LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway
 
 
@@ -72,17 +73,20 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
 
-def enough_in_flight(room: int, load_ps: int, compute_ps: int) -> int:
+def enough_in_flight(room: int, expert_bytes: int, load_ps: int, compute_ps: int) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
-    A third of the room that there is; a quarter while loads are ahead: while what is left of them would take less than
-    4/5 of the time of what is left of computing.
+    What three experts take, but no less than a quarter of the room that there is and no more than a third; than a fifth
+    and a quarter while loads are ahead: while what is left of them would take less than 4/5 of the time of what is left
+    of computing.
 
     Args:
         room: bytes of all buffers together that are free while nothing is in flight.
+        expert_bytes: weights and copies of tokens of an expert whose tokens move, on average.
         load_ps: of what has not been admitted. compute_ps: of what has not been finished; both at full rate.
     """
-    return room // 4 if 5 * load_ps < 4 * compute_ps else room // 3
+    least, most = (5, 4) if 5 * load_ps < 4 * compute_ps else (4, 3)
+    return min(max(EXPERTS_IN_FLIGHT * expert_bytes, room // least), room // most)
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

@@ -27,6 +27,7 @@ from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
+RESERVE = 6  # average experts, or as many as fill 1/4 of the weight buffers: they load while arrays compute the reserve
 GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
 
 
@@ -56,13 +57,14 @@ class AdaptiveDispatcher:
             ``budget``.
         room: bytes of all buffers together that are free while nothing is in flight; nothing else begins while so much
             of them is taken that it is enough (``enough_in_flight``). None: whatever is taken.
+        expert_bytes: as of ``enough_in_flight``.
     """
 
     def __init__(
         self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int,
-        room: int | None,
+        room: int | None, expert_bytes: int,
     ) -> None:  # fmt: skip
-        self._held, self._budget, self._room = held, budget, room
+        self._held, self._budget, self._room, self._expert_bytes = held, budget, room, expert_bytes
         self._prologue = [prologue]
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
@@ -116,7 +118,7 @@ class AdaptiveDispatcher:
         """Whether another expert may begin; if not, the engine asks again as soon as it may."""
         if self._room is None or not self._running:
             return True
-        least = self._room - enough_in_flight(self._room, load_ps, compute_ps)
+        least = self._room - enough_in_flight(self._room, self._expert_bytes, load_ps, compute_ps)
         if view.all_free_bytes < least:
             view.ask_at(least)
             return False
@@ -194,17 +196,18 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     tiles = Tiles.of(workload.topology, modes.tile)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
+    active = batches.load.sum(axis=2) > 0
+    in_flight = _expert_bytes(workload, batches, modes)
     free, ahead = None, Plan.prefetch  # where no token moves, FSE-DP's own way
-    if modes.gathers.any():
+    if in_flight:
         free = int(package_buffers(package).sum() - residents.sum())
         ahead = (  # enough_in_flight, in words
-            "nothing else begins while weights and copies of tokens take a third of the buffers, a quarter if loads "
-            "are ahead"
+            "nothing else begins while weights and copies of tokens take as much as three experts, or a third of the "
+            "buffers, a quarter if loads are ahead"
         )
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
-    active = batches.load.sum(axis=2) > 0
     groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
@@ -222,7 +225,9 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(resident, streams, _target_ps(workload, times), held, modes.budget, free),
+        dispatcher=AdaptiveDispatcher(
+            resident, streams, _target_ps(workload, times, int(active.sum())), held, modes.budget, free, in_flight
+        ),
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),
@@ -300,8 +305,26 @@ def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
         yield np.flatnonzero(groups == group)
 
 
-def _target_ps(workload: LayerWorkload, times: LayerTimes) -> int:
-    """Time in which the DDR channels fill a quarter of the weight buffers, less where MAC arrays have time to wait."""
+def _expert_bytes(workload: LayerWorkload, batches: Batches, modes: Modes) -> int:
+    """Weights and copies of tokens, of one turn, of an activated expert whose tokens move, mean; 0: there is none."""
+    tokens = batches.load.sum(axis=2).max(axis=0)
+    some = modes.gathers & (tokens > 0)
+    if not some.any():
+        return 0
+    copies = workload.package.n_dies // np.maximum(modes.tile, 1) * np.minimum(tokens, modes.most)
+    return int((workload.expert_bytes + copies * workload.remote_token_bytes)[some].sum()) // int(some.sum())
+
+
+def _target_ps(workload: LayerWorkload, times: LayerTimes, loads: int) -> int:
+    """Reserve of compute time: meanwhile the channels load six experts, or what fills a quarter of the weight buffers.
+
+    It is less where MAC arrays have time to wait. A larger reserve than what is in flight can hold would never be
+    reached, and the hottest experts always be next.
+
+    Args:
+        loads: how often an expert is loaded, in all passes.
+    """
     package = workload.package
     target = package.die.weight_buffer_bytes * package.n_dies * 10**12 // (4 * package.ddr_bytes_per_s)
+    target = min(target, RESERVE * times.load // max(1, loads))
     return target if times.load <= times.compute else target * times.compute // times.load
