@@ -220,8 +220,9 @@ def test_demands_that_no_design_meets_name_what_is_missed(tmp_path: Path) -> Non
     assert not found.met
     assert any(reason.startswith("misses the speed: ") for reason in reasons)
     assert any(reason.startswith("the fastest design within the budget does ") for reason in reasons)
-    with pytest.raises(ConfigError, match="tokens/s is -1; it must be above 0"):
-        recommend("phi-3.5-moe", tmp_path / "other", tokens_per_s=-1)
+    for wrong in (-1, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=f"tokens/s is {wrong}; it must be above 0 and finite"):
+            recommend("phi-3.5-moe", tmp_path / "other", tokens_per_s=wrong)
 
 
 def test_each_demand_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,12 @@ def test_every_option_of_strategies_is_a_field() -> None:
     assert kind_of("options.decision_time") is int
 
 
+@pytest.mark.parametrize("name", ["decision_time", "lead_time"])
+def test_times_of_options_beyond_a_second_are_refused_before_anything_runs(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"options.{name}: must be from 0 ps to 1 s \(given: 1e\+09 s\)"):
+        parse_value(f"options.{name}", "1e9 s")
+
+
 def test_fields_that_name_documents_and_traces_are_loaded_once(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "fields: {package: [test-chip-2x2, 3x3], technology: [5nm, 28nm], model.top_k: [2, 4]}\n")
     inputs = Inputs(spec)

@@ -14,12 +14,13 @@ from expertstream.package import Package
 from expertstream.package.technology import Constant, Technology
 from expertstream.schedule import ORDERS
 from expertstream.strategy import get_strategy
-from expertstream.strategy.plan import LAYOUTS, PLACEMENTS
+from expertstream.strategy.plan import LAYOUTS, LONGEST_PS, PLACEMENTS
 from expertstream.trace.routing import MIXES
-from expertstream.units import TimePs, format_bandwidth, format_bytes, format_frequency, format_time
+from expertstream.units import TimePs, between, format_bandwidth, format_bytes, format_frequency, format_time
 from expertstream.workload import SPREADS
 
 Value = int | float | str | bool | None
+_OptionTime = Annotated[TimePs, between(0, LONGEST_PS, format_time)]
 DOCUMENTS: Final = ("model", "package", "technology")  # roots that name a document and have fields of their own
 # texts, figures that decide nothing, and lists
 _NOT_VARIED: Final = {
@@ -45,9 +46,9 @@ _PLAIN: Final[dict[str, Any]] = {
     "options.redispatch": bool,
     "options.layout": str,
     "options.depth": int | None,
-    "options.decision_time": TimePs | None,
+    "options.decision_time": _OptionTime | None,
     "options.prediction": str | None,
-    "options.lead_time": TimePs,
+    "options.lead_time": _OptionTime,
 }
 # kinds of quantities by the end of a field's name: how they are shown, and an example
 _QUANTITIES: Final = {

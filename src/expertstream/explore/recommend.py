@@ -84,7 +84,7 @@ def recommend(
         tokens_per_s: of the whole model's MoE layers, one after another; attention is not counted.
 
     Raises:
-        ConfigError: an input cannot be read, a demand is not above 0, or the folder is of other demands.
+        ConfigError: an input cannot be read, a demand is not above 0 and finite, or the folder is of other demands.
     """
     limits = budget or Budget()
     spec = demands(model, package, technology, trace, tokens, limits, tokens_per_s, trials, seed)
@@ -125,9 +125,9 @@ def demands(
     trials: int,
     seed: int,
 ) -> SearchSpec:
-    """The search behind a recommendation. Raises ConfigError: a demand is not above 0, or an input is unknown."""
-    if tokens_per_s is not None and not tokens_per_s > 0:
-        raise ConfigError(f"tokens/s is {tokens_per_s}; it must be above 0")
+    """The search behind a recommendation. Raises ConfigError: a demand is not above 0 and finite; an unknown input."""
+    if tokens_per_s is not None and not 0 < tokens_per_s < math.inf:
+        raise ConfigError(f"tokens/s is {tokens_per_s}; it must be above 0 and finite")
     wanted = [f"die_area_mm2 <= {budget.area_mm2:g}", f"rated_power_w <= {budget.power_w:g}"]
     if tokens_per_s is not None:
         wanted.append(f"model_tokens_per_s >= {tokens_per_s:g}")
