@@ -197,7 +197,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     active = batches.load.sum(axis=2) > 0
-    in_flight = _expert_bytes(workload, batches, modes)
+    in_flight = _expert_bytes(workload, modes, active)
     free, ahead = None, Plan.prefetch  # where no token moves, FSE-DP's own way
     if in_flight:
         free = int(package_buffers(package).sum() - residents.sum())
@@ -305,14 +305,13 @@ def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
         yield np.flatnonzero(groups == group)
 
 
-def _expert_bytes(workload: LayerWorkload, batches: Batches, modes: Modes) -> int:
+def _expert_bytes(workload: LayerWorkload, modes: Modes, active: NDArray[np.bool_]) -> int:
     """Weights and copies of tokens, of one turn, of an activated expert whose tokens move, mean; 0: there is none."""
-    tokens = batches.load.sum(axis=2).max(axis=0)
-    some = modes.gathers & (tokens > 0)
+    some = modes.gathers & active.any(axis=0)
     if not some.any():
         return 0
-    copies = workload.package.n_dies // np.maximum(modes.tile, 1) * np.minimum(tokens, modes.most)
-    return int((workload.expert_bytes + copies * workload.remote_token_bytes)[some].sum()) // int(some.sum())
+    copies = workload.package.n_dies // modes.tile[some] * modes.most[some]
+    return int((workload.expert_bytes[some] + copies * workload.remote_token_bytes).sum()) // int(some.sum())
 
 
 def _target_ps(workload: LayerWorkload, times: LayerTimes, loads: int) -> int:
