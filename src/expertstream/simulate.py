@@ -287,6 +287,7 @@ class Comparison:
                     "speedup": base / latency if base and latency else None,
                     "gap": latency / bound if bound else None,
                     "utilisation": sum(r["utilisation"] * r["latency_ps"] for r in rows) / max(latency, 1),
+                    "overhead": sum(r["overhead"] * r["latency_ps"] for r in rows) / max(latency, 1),
                     "ddr_bytes": sum(r["ddr_bytes"] for r in rows) // len(rows),
                     "ahead_bytes": sum(r["ahead_bytes"] for r in rows) // len(rows),
                     "wasted_bytes": sum(r["wasted_bytes"] for r in rows) // len(rows),

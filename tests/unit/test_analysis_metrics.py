@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from expertstream.analysis import Bounds, lower_bounds, measure
-from expertstream.engine.layout import TOKENS
+from expertstream.engine.layout import COMPUTE, TOKENS
 from expertstream.engine.run import AllAtOnce, run
 from expertstream.engine.work import Work
 from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
+from expertstream.simulate import simulate
 from expertstream.strategy import Plan
-from expertstream.trace import Routing
+from expertstream.trace import Routing, synthesize
 from expertstream.workload import LayerWorkload
 from tests.unit.test_engine import KB, full_network
 
@@ -101,7 +103,7 @@ def test_all_measures_of_a_run() -> None:
     )
     metrics = measure(layer, plan, run(work, full_network(2)))
     # Load until 1 us, compute until 1.3 us; sent when the compute starts, until 1.1 us, compute until 1.3 us.
-    assert metrics.utilisation == (300_000 + 200_000) / 2 / 1_300_000
+    assert metrics.utilisation == 1125 / 1_300_000
     assert json.loads(json.dumps(metrics.to_dict())) == {
         "latency_ps": 1_300_000,
         "bound_ps": 375_000,
@@ -109,7 +111,8 @@ def test_all_measures_of_a_run() -> None:
         "compute_bound_ps": 1125,
         "d2d_bound_ps": 100_000,
         "gap": 1_300_000 / 375_000,
-        "utilisation": 500_000 / 2_600_000,
+        "utilisation": 1125 / 1_300_000,
+        "overhead": 500_000 / 2_600_000,  # the computes say nothing of experts
         "ddr_bytes": KB,
         "lead_ps": 0,
         "ahead_bytes": 0,
@@ -125,6 +128,7 @@ def test_all_measures_of_a_run() -> None:
         "weight_buffer_bytes": [5000, 5000],
         "token_buffer_bytes": [600, 600],
         "compute_ps": [300_000, 200_000],
+        "overhead_ps": [300_000, 200_000],
         "channel_ps": [1_000_000, 0],
         "channel_bytes": [KB, 0],
         "link_ps": [100_000, 0],
@@ -144,3 +148,18 @@ def test_all_measures_of_a_run() -> None:
         **metrics.area.to_dict(),
         "rated_power_w": metrics.rated_power_w.tolist(),
     }
+
+
+@pytest.mark.parametrize("strategy", ["ep", "tp", "fse-dp-paired"])
+@pytest.mark.parametrize("cycles", [0, 64, 6400])
+def test_utilisation_is_macs_done_and_control_is_overhead(strategy: str, cycles: int) -> None:
+    model = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2)
+    chip = Package.preset("test-chip-2x2").replace(**{"die.control_overhead_cycles": cycles})
+    result = simulate(model, chip, synthesize(model, requests=4, tokens_per_request=16).iteration(32, 0), strategy)
+    metrics, latency = result.metrics, result.latency_ps
+    macs_ps = metrics.use.compute_ps - metrics.overhead_ps
+    assert metrics.utilisation == pytest.approx(macs_ps.sum() / (4 * latency), abs=8 / latency)
+    assert metrics.utilisation == pytest.approx(result.workload.macs * 1e12 / (chip.macs_per_s * latency))
+    control_ps = np.bincount(result.timeline.die[result.timeline.kind == COMPUTE], minlength=4) * cycles * 1250
+    assert (metrics.overhead_ps >= control_ps).all()
+    assert (metrics.times_ps.sum(axis=1) == latency).all()

@@ -79,7 +79,8 @@ def test_rows_are_what_simulate_says_and_failures_are_rows(tmp_path: Path) -> No
         assert row["die_area_mm2_low"] == metrics.area.total_mm2[0]
         assert row["feasible"] == (metrics.area.total_mm2[1] <= 30)
         shares = [row[f"stall_{cause}"] for cause in ("ddr", "d2d", "space", "other_die", "no_work")]
-        assert sum(shares) + row["utilisation"] == pytest.approx(1)
+        assert sum(shares) + row["utilisation"] + row["overhead"] == pytest.approx(1)
+        assert row["utilisation"] == pytest.approx(row["compute_bound_ps"] / row["latency_ps"])
     assert found.failed == sum(row["status"] == "failed" for row in rows) > 0
     assert pq.read_table(tmp_path / "out/results.parquet").equals(found.table)
 

@@ -278,6 +278,11 @@ def test_every_request_is_served_whole_under_every_strategy(strategy: str) -> No
     assert report["output_tokens"] == sum(r.output for r in requests if r)
     assert report["ttft_ps"]["count"] == 12
     assert sum(report["phase_ps"].values()) == report["busy_ps"] <= report["time_ps"]
+    rate = run.parts.package.macs_per_s
+    for phase, time in report["phase_ps"].items():
+        assert report["phase_utilisation"][phase] * time * rate == pytest.approx(report["phase_macs"][phase] * 1e12)
+        assert 0 <= report["phase_overhead"][phase] <= 1 - report["phase_utilisation"][phase] + 1e-12
+    assert report["utilisation"] * report["busy_ps"] * rate == pytest.approx(report["macs"] * 1e12)
     assert run.server.tally.kv_bytes == run.server.tally.reserved_kv_bytes == 0
 
 

@@ -8,7 +8,7 @@ from expertstream.analysis.energy import COMPONENTS, Energy, energy_by_component
 from expertstream.analysis.metrics import Metrics, measure
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
-from expertstream.analysis.windows import Windows, busy_in_windows, links_of_sends
+from expertstream.analysis.windows import Windows, busy_in_windows, links_of_sends, macs_in_windows
 
 __all__ = [
     "AREA_COMPONENTS",
@@ -29,6 +29,7 @@ __all__ = [
     "energy_by_component",
     "links_of_sends",
     "lower_bounds",
+    "macs_in_windows",
     "measure",
     "measure_buffers",
     "measure_energy",

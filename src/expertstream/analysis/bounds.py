@@ -37,6 +37,10 @@ class Bounds:
         """Latency / lower bound; None where there is no work."""
         return latency_ps / self.bound_ps if self.bound_ps else None
 
+    def utilisation(self, latency_ps: int) -> float:
+        """MACs done / MACs that all dies that work could do in the latency: the compute bound over the latency."""
+        return self.compute_ps / max(latency_ps, 1)
+
 
 def lower_bounds(workload: LayerWorkload, timeline: Timeline) -> Bounds:
     """Bounds of a layer on the network that it ran on."""

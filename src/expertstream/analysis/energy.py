@@ -69,14 +69,20 @@ class Energy:
 
 
 def measure_energy(
-    workload: LayerWorkload, plan: Plan, timeline: Timeline, technology: Technology, area: Area | None = None
+    workload: LayerWorkload,
+    plan: Plan,
+    timeline: Timeline,
+    technology: Technology,
+    area: Area | None = None,
+    activity: Activity | None = None,
 ) -> Energy:
     """Energy of a run: what each activity did (``count_activity``) times the constants of ``technology``.
 
     Args:
         area: of a die, for its leakage; None: that of the package with the buffers that the plan was given.
+        activity: what ``count_activity`` says, where it is known.
     """
-    activity = count_activity(workload, plan, timeline)
+    activity = activity or count_activity(workload, plan, timeline)
     model = workload.model
     area = area or die_area(workload.package, technology, model, plan.buffer_bytes)
     leakage_w = len(workload.package.live_dies) * area.leakage_w  # dead dies are taken to be off

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expertstream.analysis.activity import count_activity
 from expertstream.analysis.area import Area, die_area
 from expertstream.analysis.bounds import Bounds, lower_bounds
 from expertstream.analysis.buffers import Buffers, measure_buffers
 from expertstream.analysis.energy import Energy, measure_energy, rated_power_w
 from expertstream.analysis.stalls import CAUSES, stall_ps
+from expertstream.analysis.sums import totals
 from expertstream.analysis.utilisation import Utilisation, measure_utilisation
 from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.timeline import Timeline
@@ -31,6 +33,8 @@ class Metrics:
         latency_ps: time from the start of the layer to its last output, ps.
         use: busy times and bytes of each MAC array, channel and link. buffers: peaks and means, bytes.
         bounds: the lower bounds, ps. passes: passes over the tokens.
+        overhead_ps: int64 [dies], time for which a MAC array is busy beyond its MACs at the full rate: control, weights
+            that come from SRAM more slowly than they are used, fill and drain of a systolic array.
         stall_ps: int64 [dies, causes], idle time by cause (``CAUSES``).
         given_bytes: int64 [dies, 2], weight and token buffers that the strategy was given.
         live_dies: dies that work.
@@ -44,6 +48,7 @@ class Metrics:
     latency_ps: int
     use: Utilisation
     buffers: Buffers
+    overhead_ps: Ints
     stall_ps: Ints
     bounds: Bounds
     given_bytes: Ints
@@ -61,8 +66,19 @@ class Metrics:
 
     @property
     def utilisation(self) -> float:
-        """Share of the latency for which a MAC array is busy, mean over the dies that work."""
-        return float(self.use.compute_share.sum()) / self.live_dies
+        """MACs done / MACs that the dies that work could do in the latency; overhead is no work."""
+        return self.bounds.utilisation(self.latency_ps)
+
+    @property
+    def times_ps(self) -> Ints:
+        """What MAC arrays do with the latency, int64 [dies, 2 + causes]: MACs at the full rate, overhead, stalls."""
+        macs = self.use.compute_ps - self.overhead_ps
+        return np.column_stack((macs, self.overhead_ps, self.stall_ps))
+
+    @property
+    def overhead(self) -> float:
+        """Share of the latency for which MAC arrays are busy with overhead, mean over the dies that work."""
+        return float(self.overhead_ps.sum()) / (self.live_dies * max(self.latency_ps, 1))
 
     @property
     def ddr_bytes(self) -> int:
@@ -90,6 +106,7 @@ class Metrics:
             "d2d_bound_ps": self.bounds.d2d_ps,
             "gap": self.gap,
             "utilisation": self.utilisation,
+            "overhead": self.overhead,
             "ddr_bytes": self.ddr_bytes,
             "lead_ps": self.lead_ps,
             "ahead_bytes": self.ahead_bytes,
@@ -105,6 +122,7 @@ class Metrics:
             "weight_buffer_bytes": self.given_bytes[:, 0].tolist(),
             "token_buffer_bytes": self.given_bytes[:, 1].tolist(),
             "compute_ps": self.use.compute_ps.tolist(),
+            "overhead_ps": self.overhead_ps.tolist(),
             "channel_ps": self.use.channel_ps.tolist(),
             "channel_bytes": self.use.channel_bytes.tolist(),
             "link_ps": self.use.link_ps.tolist(),
@@ -125,11 +143,13 @@ def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology:
     technology = technology or Technology.preset(DEFAULT_TECHNOLOGY)
     use = measure_utilisation(timeline)
     loads = timeline.kind == LOAD
+    activity = count_activity(workload, plan, timeline)
     area = die_area(workload.package, technology, workload.model, plan.buffer_bytes)
     return Metrics(
         latency_ps=timeline.latency_ps,
         use=use,
         buffers=measure_buffers(timeline),
+        overhead_ps=use.compute_ps - _at_full_rate_ps(workload, timeline, activity.macs),
         stall_ps=stall_ps(timeline),
         bounds=lower_bounds(workload, timeline),
         given_bytes=plan.buffer_bytes,
@@ -141,7 +161,15 @@ def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology:
         ahead_bytes=int(timeline.bytes[loads & ~timeline.optional & (timeline.start_ps < timeline.origin_ps)].sum()),
         wasted_bytes=int(timeline.bytes[loads & timeline.optional].sum()),
         technology=technology.name,
-        energy=measure_energy(workload, plan, timeline, technology, area),
+        energy=measure_energy(workload, plan, timeline, technology, area, activity),
         area=area,
         rated_power_w=rated_power_w(workload.package, technology, workload.model, area),
     )
+
+
+def _at_full_rate_ps(workload: LayerWorkload, timeline: Timeline, macs: Ints) -> Ints:
+    """Time that the MACs of each die take at its full rate, rounded down, int64 [dies]; ``macs`` of each row."""
+    die = workload.package.die
+    rate = die.macs_per_cycle * die.clock_hz
+    done = totals(timeline.die, macs, timeline.network.n_dies).tolist()
+    return np.array([n * 10**12 // rate for n in done], dtype=np.int64)

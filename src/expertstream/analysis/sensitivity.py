@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from expertstream.analysis.activity import count_activity
 from expertstream.analysis.area import die_area
 from expertstream.analysis.energy import measure_energy, rated_power_w
 from expertstream.engine.timeline import Timeline
@@ -40,9 +41,11 @@ def sensitivity(
         The nominal value of each of ``OUTPUTS``, and for each the constants that move it, widest swing first.
     """
 
+    activity = count_activity(workload, plan, timeline)
+
     def values(profile: Technology) -> dict[str, float]:
         area = die_area(workload.package, profile, workload.model, plan.buffer_bytes)
-        energy = measure_energy(workload, plan, timeline, profile, area)
+        energy = measure_energy(workload, plan, timeline, profile, area, activity)
         power = rated_power_w(workload.package, profile, workload.model, area)
         return {"energy_pj": energy.total_pj[1], "die_area_mm2": area.total_mm2[1], "rated_power_w": power[1]}
 

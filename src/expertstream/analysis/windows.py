@@ -30,10 +30,7 @@ class Windows:
 
 def busy_in_windows(timeline: Timeline, n: int) -> Windows:
     """Cut the run into ``n`` windows (fewer if it is shorter than that many picoseconds, one if it takes no time)."""
-    n = max(1, min(n, timeline.latency_ps))
-    edges = timeline.latency_ps // n * np.arange(n + 1, dtype=np.int64)
-    edges += timeline.latency_ps % n * np.arange(n + 1, dtype=np.int64) // n  # in two steps: no product above int64
-    edges += timeline.origin_ps
+    edges = _edges(timeline, n)
     network = timeline.network
     computes, loads = (np.flatnonzero(timeline.kind == kind) for kind in (COMPUTE, LOAD))
     rows, links = links_of_sends(timeline)
@@ -45,6 +42,23 @@ def busy_in_windows(timeline: Timeline, n: int) -> Windows:
     )
 
 
+def macs_in_windows(timeline: Timeline, macs: Ints, n: int) -> NDArray[np.float64]:
+    """MACs of each die in the windows of ``busy_in_windows``, float64 [dies, n].
+
+    Args:
+        macs: of each row of the timeline, int64 [rows] (``Activity``); a compute does them evenly over its time.
+    """
+    edges = _edges(timeline, n)
+    out = np.zeros((timeline.network.n_dies, edges.size - 1))
+    for die in range(out.shape[0]):
+        mine = np.flatnonzero((timeline.kind == COMPUTE) & (timeline.die == die))  # sorted and without overlap
+        if mine.size:
+            times = np.column_stack((timeline.start_ps[mine], timeline.end_ps[mine])).reshape(-1)
+            done = np.repeat(np.concatenate(([0], np.cumsum(macs[mine]))), 2)[1:-1]
+            out[die] = np.diff(np.interp(edges, times, done))
+    return out
+
+
 def links_of_sends(timeline: Timeline) -> tuple[Ints, Ints]:
     """Every link that a send occupies: rows of the timeline, ascending, and link numbers along each path, int64."""
     network = timeline.network
@@ -53,6 +67,13 @@ def links_of_sends(timeline: Timeline) -> tuple[Ints, Ints]:
     first, hops = network.path_ptr[pair], np.diff(network.path_ptr)[pair]
     nth = np.arange(int(hops.sum())) - np.repeat(np.cumsum(hops) - hops, hops)
     return np.repeat(sends, hops), network.path_links[np.repeat(first, hops) + nth]
+
+
+def _edges(timeline: Timeline, n: int) -> Ints:
+    n = max(1, min(n, timeline.latency_ps))
+    edges = timeline.latency_ps // n * np.arange(n + 1, dtype=np.int64)
+    edges += timeline.latency_ps % n * np.arange(n + 1, dtype=np.int64) // n  # in two steps: no product above int64
+    return edges + timeline.origin_ps
 
 
 def _busy(timeline: Timeline, rows: Ints, resource: Ints, n: int, edges: Ints) -> Ints:

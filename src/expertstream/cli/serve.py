@@ -106,12 +106,14 @@ def _show(values: dict[str, Any]) -> None:
             format_time(time),
             *(
                 f"{100 * values[key][phase]:.1f} %"
-                for key in ("phase_share", "phase_ddr_utilisation", "phase_utilisation")
+                for key in ("phase_share", "phase_ddr_utilisation", "phase_utilisation", "phase_overhead")
             ),
         ]
         for phase, time in values["phase_ps"].items()
     ]
-    console.print(table("Where the time goes", ["phase", "time", "share", "DDR busy", "MAC arrays busy"], phases))
+    console.print(
+        table("Where the time goes", ["phase", "time", "share", "DDR busy", "MAC utilisation", "overhead"], phases)
+    )
     slowest = sorted(enumerate(values["layer_ps"]), key=lambda pair: (-pair[1], pair[0]))[:5]
     total = max(values["busy_ps"], 1)
     layers = [[str(layer), format_time(time), f"{100 * time / total:.1f} %"] for layer, time in slowest]
@@ -128,7 +130,7 @@ def _overview(values: dict[str, Any]) -> list[list[str]]:
         ["tokens in, out", f"{values['input_tokens']}, {values['output_tokens']}"],
         ["tokens per second", f"{values['tokens_per_s']:.1f} (output {values['output_tokens_per_s']:.1f})"],
         ["DDR channels busy", f"{100 * values['ddr_utilisation']:.2f} %"],
-        ["MAC utilisation", f"{100 * values['utilisation']:.2f} %"],
+        ["MAC utilisation", f"{100 * values['utilisation']:.2f} %, overhead {100 * values['overhead']:.2f} %"],
         ["DDR traffic", format_bytes(values["ddr_bytes"])],
         ["peak SRAM of the package", format_bytes(values["peak_package_bytes"])],
         ["peak key-value cache", format_bytes(values["peak_kv_bytes"])],

@@ -130,7 +130,7 @@ def _overview(values: dict[str, Any], budget: str) -> list[list[str]]:
         ["lower bound, DDR", format_time(values["ddr_bound_ps"])],
         ["lower bound, compute", format_time(values["compute_bound_ps"])],
         ["busiest D2D link (this strategy)", format_time(values["d2d_bound_ps"])],
-        ["MAC utilisation", f"{100 * values['utilisation']:.2f} %"],
+        ["MAC utilisation", f"{100 * values['utilisation']:.2f} %, overhead {100 * values['overhead']:.2f} %"],
         ["loaded from DDR", format_bytes(values["ddr_bytes"])],
         *_head_start(values),
         ["sent over D2D (bytes x hops)", format_bytes(values["d2d_bytes"])],
@@ -187,12 +187,10 @@ def _stalls(result: Result) -> Table:
     metrics = result.metrics
     latency = max(metrics.latency_ps, 1)
     rows = [
-        [_name(result, die), _percent(share), *(_percent(stall / latency) for stall in stalls)]
-        for die, (share, stalls) in enumerate(
-            zip(metrics.use.compute_share.tolist(), metrics.stall_ps.tolist(), strict=True)
-        )
+        [_name(result, die), *(_percent(time / latency) for time in times)]
+        for die, times in enumerate(metrics.times_ps.tolist())
     ]
-    columns = ["die", "MAC array busy", *(f"idle: {cause}" for cause in CAUSES)]
+    columns = ["die", "MACs", "overhead", *(f"idle: {cause}" for cause in CAUSES)]
     return table("MAC arrays, shares of the latency", columns, rows, left=0)
 
 

@@ -248,12 +248,13 @@ def _reasons(row: Row, near: Sequence[Row], budget: Budget) -> tuple[str, ...]:
 
 
 def _limit(row: Row) -> str:
-    shares = {"DDR": row["ddr_busy"], "the MAC arrays": row["utilisation"], "the busiest D2D link": row["d2d_busy"]}
+    macs_busy = row["utilisation"] + row["overhead"]
+    shares = {"DDR": row["ddr_busy"], "the MAC arrays": macs_busy, "the busiest D2D link": row["d2d_busy"]}
     name = max(shares, key=lambda key: shares[key])
     again = f"; weights are loaded {row['passes']} times, as the tokens do not fit" if row["passes"] > 1 else ""
     return (
-        f"limited by {name}, busy {100 * shares[name]:.0f} % of the time; MAC arrays {100 * row['utilisation']:.0f} %; "
-        f"{row['gap']:.2f} x the lower bound{again}"
+        f"limited by {name}, busy {100 * shares[name]:.0f} % of the time; MAC utilisation "
+        f"{100 * row['utilisation']:.0f} %; {row['gap']:.2f} x the lower bound{again}"
     )
 
 

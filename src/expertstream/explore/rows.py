@@ -56,7 +56,7 @@ def result_row(result: Result) -> Row:
     """The result columns of a run."""
     metrics, model, tokens = result.metrics, result.workload.model, result.workload.n_tokens
     values = metrics.to_dict()
-    row: Row = {name: values[name] for name in (*_WHOLE, "gap", "utilisation", "passes")}
+    row: Row = {name: values[name] for name in (*_WHOLE, "gap", "utilisation", "overhead", "passes")}
     for name in _RANGES:
         row[f"{name}_low"], row[name], row[f"{name}_high"] = values[name]
     for component in COMPONENTS:
@@ -81,7 +81,13 @@ def _result_types() -> list[tuple[str, pa.DataType]]:
     whole: pa.DataType = pa.int64()
     real: pa.DataType = pa.float64()
     types = [("synthetic", pa.bool_()), ("passes", whole), *((name, whole) for name in _WHOLE), ("sram_bytes", whole)]
-    types += [("gap", real), ("utilisation", real), ("layer_tokens_per_s", real), ("model_tokens_per_s", real)]
+    types += [
+        ("gap", real),
+        ("utilisation", real),
+        ("overhead", real),
+        ("layer_tokens_per_s", real),
+        ("model_tokens_per_s", real),
+    ]
     types += [(f"{name}{level}", real) for name in _RANGES for level in ("_low", "", "_high")]
     types += [(f"energy_{component}_pj", real) for component in COMPONENTS]
     return types + [(_stall(cause), real) for cause in CAUSES] + [("ddr_busy", real), ("d2d_busy", real)]

@@ -192,7 +192,7 @@ def simulated(point: Point) -> Result:
 
 
 def layer_row(point: Point) -> Row:
-    """Latency, bounds, busy share of the MAC arrays, buffers and traffic of the layer of a point (``simulated``)."""
+    """Latency, bounds, buffers and traffic of the layer of a point (``simulated``)."""
     result = simulated(point)
     return row_of(result)
 
@@ -207,7 +207,6 @@ def row_of(result: Result) -> Row:
         "bound_ps": bounds.bound_ps,
         "ddr_bound_ps": bounds.ddr_ps,
         "compute_bound_ps": bounds.compute_ps,
-        "busy_share": float(use.compute_share.mean()),
         "ddr_bytes": int(use.channel_bytes.sum()),
         "d2d_bytes": int(use.link_bytes.sum()),
         "peak_bytes": buffers.package_peak_both_bytes,

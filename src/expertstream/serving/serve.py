@@ -223,8 +223,13 @@ class Serving:
             leakage_pj=die_area(parts.package, parts.technology, parts.model).leakage_w * (n_dies * tally.now_ps),
         )
         total_pj = np.sum([energy[name] for name in COMPONENTS], axis=0)
-        busy_ps, ddr_bytes_per_s = max(account.latency_ps, 1), surviving(parts.package).ddr_bytes_per_s
+        whole = surviving(parts.package)
+        busy_ps, ddr_bytes_per_s, macs_per_s = max(account.latency_ps, 1), whole.ddr_bytes_per_s, whole.macs_per_s
         phase_ps = {phase: sum(times) for phase, times in account.phase_ps.items()}
+        macs_share = sums["macs"] * PS_PER_S / (macs_per_s * busy_ps)
+        utilisation = {
+            phase: account.phase_macs[phase] * PS_PER_S / max(macs_per_s * time, 1) for phase, time in phase_ps.items()
+        }
         by_layer = {phase: times[:-1] for phase, times in account.phase_ps.items()}  # the last belongs to no layer
         return {
             "model": parts.model.name,
@@ -254,8 +259,10 @@ class Serving:
             "qos_violations": tally.violations,
             "phase_ps": phase_ps,
             "phase_share": {phase: time / busy_ps for phase, time in phase_ps.items()},
-            "phase_utilisation": {
-                phase: account.phase_compute_ps[phase] / max(time * n_dies, 1) for phase, time in phase_ps.items()
+            "phase_utilisation": utilisation,
+            "phase_overhead": {
+                phase: account.phase_compute_ps[phase] / max(time * n_dies, 1) - utilisation[phase]
+                for phase, time in phase_ps.items()
             },
             "phase_ddr_utilisation": {
                 phase: account.phase_ddr_bytes[phase] * PS_PER_S / max(ddr_bytes_per_s * time, 1)
@@ -267,7 +274,8 @@ class Serving:
             "preloaded_bytes": account.preloaded_bytes,
             "targets": {"ttft_ps": parts.scenario.qos.ttft, "tpot_ps": parts.scenario.qos.tpot},
             "ddr_utilisation": sums["ddr_bytes"] * PS_PER_S / (ddr_bytes_per_s * busy_ps),
-            "utilisation": sums["compute_ps"] / (busy_ps * n_dies),
+            "utilisation": macs_share,
+            "overhead": sums["compute_ps"] / (busy_ps * n_dies) - macs_share,
             "ddr_bytes": sums["ddr_bytes"],
             "d2d_bytes": sums["d2d_bytes"],
             "macs": sums["macs"],

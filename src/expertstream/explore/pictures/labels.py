@@ -27,6 +27,7 @@ _NAMES: Final[Mapping[str, tuple[str, float]]] = {
     "average_power_w": ("average power (W)", 1),
     "peak_power_w": ("peak power (W)", 1),
     "utilisation": ("MAC utilisation (%)", 100),
+    "overhead": ("overhead of MAC arrays (%)", 100),
     "gap": ("latency / lower bound", 1),
     "sram_bytes": ("SRAM (MiB)", 2**-20),
     "peak_package_bytes": ("peak SRAM in use (MiB)", 2**-20),

@@ -1,9 +1,9 @@
 import { AXIS, GUTTER, RIGHT, colours, drawAxis, onFrame, prepare } from "./canvas.js";
 import { formatBytes } from "./format.js";
 
-const PLOT = 130; // height of the utilisation chart
+const PLOT = 130; // height of the chart of busy shares
 
-/** Utilisation over time: shares of MAC arrays, DDR channels and links that are busy. */
+/** How busy over time: shares of MAC arrays, DDR channels and links that are busy. */
 export class Use {
   constructor(run, state, number) {
     this.run = run;

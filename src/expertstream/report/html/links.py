@@ -40,7 +40,7 @@ def link_map(result: Result, number: int) -> str:
     for die in range(package.n_dies):
         x, y = _corner(*divmod(die, package.cols))
         broken = die in package.faults.dead_dies
-        busy = "dead" if broken else f"MACs {percent(float(use.compute_share[die]))}"
+        busy = "dead" if broken else f"busy {percent(float(use.compute_share[die]))}"
         parts.append(
             f'<g><title>die {die}: {busy}</title><rect class="die" x="{x}" y="{y}" width="{DIE}" '
             f'height="{DIE}" rx="8"/><text class="die-name" x="{x + DIE / 2:g}" y="{y + 32}">die {die}</text>'

@@ -77,7 +77,7 @@ def _tiles(result: Result) -> str:
     tiles = [
         ("latency", format_time(m.latency_ps)),
         ("latency / lower bound", "–" if m.gap is None else f"{m.gap:.3f}"),
-        ("MAC arrays busy", f"{100 * m.utilisation:.1f} %"),
+        ("MAC utilisation", f"{100 * m.utilisation:.1f} %"),
         ("loaded from DDR", format_bytes(m.ddr_bytes)),
         ("over D2D, bytes x hops", format_bytes(m.d2d_bytes)),
         ("peak SRAM of the package", format_bytes(m.buffers.package_peak_both_bytes)),
@@ -123,7 +123,7 @@ def _over_time(number: int) -> str:
 </div>
 <ul class="legend"><li class="receive">receive</li><li class="load">DDR load</li><li class="compute">compute</li>
 <li class="send">send over D2D</li></ul>
-<h4 id="use-title-{n}">Utilisation</h4>
+<h4 id="use-title-{n}">How busy</h4>
 <p class="hint">Share of each picture column for which resources are busy, mean over all MAC arrays, DDR channels and
 links.</p>
 <div class="view"><canvas id="use-{n}" role="img" aria-labelledby="use-title-{n}"></canvas></div>
@@ -141,12 +141,9 @@ links.</p>
 def _stalls(result: Result) -> str:
     metrics = result.metrics
     latency = max(metrics.latency_ps, 1)
-    shares = [
-        [busy, *(stall / latency for stall in stalls)]
-        for busy, stalls in zip(metrics.use.compute_share.tolist(), metrics.stall_ps.tolist(), strict=True)
-    ]
-    classes = ["compute", *(cause.replace(" ", "-") for cause in CAUSES)]
-    titles = ["computes", *(CAUSE_TITLES[cause] for cause in CAUSES)]
+    shares = (metrics.times_ps / latency).tolist()
+    classes = ["compute", "overhead", *(cause.replace(" ", "-") for cause in CAUSES)]
+    titles = ["MACs", "overhead", *(CAUSE_TITLES[cause] for cause in CAUSES)]
     rows = []
     for die, values in enumerate(shares):
         bars = "".join(
@@ -163,8 +160,9 @@ def _stalls(result: Result) -> str:
         f'<th scope="col"><span class="key {c}">{title}</span></th>' for c, title in zip(classes, titles, strict=True)
     )
     return f"""<div class="scroll" tabindex="0" role="region" aria-label="Stalls of each die">
-<table class="numbers stalls"><caption>Shares of the latency; they add up to the whole. Each idle time is explained
-by what the next compute waited for.</caption>
+<table class="numbers stalls"><caption>Shares of the latency; they add up to the whole. MACs: at the full rate of the
+array. Overhead: the array is busy, with control or with waiting for weights from SRAM. Each idle time is explained by
+what the next compute waited for.</caption>
 <thead><tr><th scope="col">die</th><td></td>{head}</tr></thead>
 <tbody>
 {"".join(rows)}</tbody></table></div>

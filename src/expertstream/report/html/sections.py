@@ -92,7 +92,7 @@ def comparison(found: Comparison) -> str:
         "latency",
         f"speed-up over {found.baseline}",
         "latency / bound",
-        "MAC use",
+        "MAC utilisation",
         "from DDR",
         "over D2D, bytes x hops",
         "peak SRAM",

@@ -58,7 +58,7 @@ def body_of(values: Document) -> str:
 
 def _verdict(values: Document) -> list[str]:
     phase, share = max(values["phase_share"].items(), key=lambda item: item[1])
-    ddr, mac = values["ddr_utilisation"], values["utilisation"]
+    ddr, mac = values["ddr_utilisation"], values["utilisation"] + values["overhead"]
     limit = "DDR-bound" if ddr > 0.9 else "compute-bound" if mac > 0.9 else "neither DDR nor the MAC arrays are full"
     out = [
         f"{values['tokens_per_s']:.4g} tokens per second, {limit}: {phase} take{'' if phase == 'experts' else 's'} "
@@ -179,10 +179,12 @@ def _phases(values: Document) -> str:
         rows.append(
             f'<tr><th scope="row"><span class="key {ink}">{phase}</span></th><td>{format_time(time)}</td>'
             f"<td>{100 * share:.1f} %</td><td>{100 * values['phase_ddr_utilisation'][phase]:.1f} %</td>"
-            f"<td>{100 * values['phase_utilisation'][phase]:.1f} %</td></tr>\n"
+            f"<td>{100 * values['phase_utilisation'][phase]:.1f} %</td>"
+            f"<td>{100 * values['phase_overhead'][phase]:.1f} %</td></tr>\n"
         )
     head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("phase", "time", "share", "DDR channels busy", "MAC arrays busy")
+        f'<th scope="col">{name}</th>'
+        for name in ("phase", "time", "share", "DDR channels busy", "MAC utilisation", "overhead of MAC arrays")
     )
     return f"""<div class="stack" aria-hidden="true">{"".join(bars)}</div>
 <div class="scroll" tabindex="0" role="region" aria-label="Time by phase">

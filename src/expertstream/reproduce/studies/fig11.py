@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expertstream.analysis.windows import busy_in_windows
+from expertstream.analysis.activity import count_activity
+from expertstream.analysis.windows import macs_in_windows
 from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import SAMPLING, layer_points, simulated, with_strategies
 from expertstream.reproduce.means import by_routing, cells, summary
@@ -27,15 +28,16 @@ def points(setting: Setting) -> list[Point]:
 
 
 def measure(point: Point) -> Row:
-    """Share of busy MAC arrays in each of ``WINDOWS`` equal windows of the run, over the whole package."""
+    """Utilisation in each of ``WINDOWS`` equal windows of the run, over the whole package."""
     result = simulated(point)
-    windows = busy_in_windows(result.timeline, WINDOWS)
-    share = windows.compute_ps.sum(axis=0) / np.diff(windows.edges_ps) / result.workload.package.n_dies
-    return {"latency_ps": result.latency_ps, "shares": share.tolist()}
+    activity = count_activity(result.workload, result.plan, result.timeline)
+    macs = macs_in_windows(result.timeline, activity.macs, WINDOWS).sum(axis=0)
+    most = result.workload.package.macs_per_s * result.latency_ps / 10**12 / macs.size
+    return {"latency_ps": result.latency_ps, "shares": (macs / most).tolist()}
 
 
 def table(rows: Sequence[Row]) -> list[Row]:
-    """The first layer's busy share in each window at ``SHOWN`` tokens; the first window's row, which every (model,
+    """The first layer's utilisation in each window at ``SHOWN`` tokens; the first window's row, which every (model,
     tokens, strategy) has, has the figures of all layers, too.
     """
     out: list[Row] = []
@@ -70,7 +72,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     """A panel per model: utilisation over time in one layer; the legend has the swing over all layers."""
     shown = [row for row in rows if row["tokens"] == SHOWN]
     text = (
-        f"Share of busy MAC arrays of the 2x2 test chip over time, {SHOWN} tokens, first layer; per cent: "
+        f"MAC utilisation of the 2x2 test chip over time, {SHOWN} tokens, first layer; per cent: "
         "standard deviation / mean, averaged over all layers"
     )
     return drawing.by_model(shown, _curves, xlabel="time in the layer (ms)", text=text, legend_cols=0)
@@ -85,7 +87,7 @@ def _curves(place: Axes, rows: Sequence[Row]) -> None:
         place.stairs([row["percent"] for row in some], edges, color=colour, label=label, ls=line, lw=1.3)
     place.set_ylim(0, 122)  # room for the legend
     place.set_yticks(range(0, 101, 25))
-    place.set_ylabel("MAC arrays busy (%)", fontsize=8)
+    place.set_ylabel("MAC utilisation (%)", fontsize=8)
     place.legend(fontsize=6, frameon=False, loc="upper center", ncols=3, columnspacing=1)
 
 
