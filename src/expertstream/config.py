@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,6 +19,7 @@ from expertstream.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 ROOT = Path(__file__).parent
+NUMBER_NEEDED: Final = "a number is needed, not true or false"
 
 
 def preset_names(room: str) -> list[str]:
@@ -71,15 +72,15 @@ def parse_config(text: str, cls: type[Model], source: str) -> Model:
         checked = cls.model_validate(data, context={"from_file": True})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item, data, cls, source) for item in _items(error))) from None
-    for place in _booleans_taken_for_numbers(data, checked):
+    for place in truth_taken_for_numbers(data, checked):
         line, column, _ = _locate(list(place), data, cls)
         key = ".".join(map(str, place))
-        raise ConfigError(f"{source}:{line + 1}:{column + 1}: {key}: a number is needed, not true or false")
+        raise ConfigError(f"{source}:{line + 1}:{column + 1}: {key}: {NUMBER_NEEDED}")
     return checked
 
 
-def _booleans_taken_for_numbers(data: Any, value: Any) -> Iterator[tuple[str | int, ...]]:
-    """Places of the file where pydantic made 1 of true, or 0 of false."""
+def truth_taken_for_numbers(data: Any, value: Any) -> Iterator[tuple[str | int, ...]]:
+    """Places in ``data`` where pydantic made 1 of true, or 0 of false, in ``value``."""
     if isinstance(data, bool) and not isinstance(value, bool):
         yield ()
     pairs: Iterable[tuple[str | int, Any, Any]] = ()
@@ -91,7 +92,7 @@ def _booleans_taken_for_numbers(data: Any, value: Any) -> Iterator[tuple[str | i
     elif isinstance(data, list) and isinstance(value, (list, tuple)) and len(data) == len(value):
         pairs = ((at, item, value[at]) for at, item in enumerate(data))
     for key, item, made in pairs:
-        yield from ((key, *place) for place in _booleans_taken_for_numbers(item, made))
+        yield from ((key, *place) for place in truth_taken_for_numbers(item, made))
 
 
 def check_config(data: Any, cls: type[Model], what: str) -> Model:

@@ -20,6 +20,10 @@ class TraceError(ExpertStreamError):
     """A routing trace is missing, damaged, or does not fit the model."""
 
 
+class TooFewTokensError(TraceError):
+    """A trace, or the requests of it that may be used, has fewer tokens than were asked for."""
+
+
 class WorkloadError(ExpertStreamError):
     """A layer's work cannot be built or cannot run on the package as asked."""
 

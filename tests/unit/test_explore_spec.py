@@ -107,13 +107,19 @@ def test_equal_points_run_once_and_conditions_drop_points(tmp_path: Path) -> Non
         ("fields: {tokens: {from: 9, to: 1, steps: 3}}", "'from' must be below 'to'"),
         (
             "tokens: 9\nfields: {layer: {from: 4, to: 8, steps: 1}}",
-            ":3:10: fields.layer: layer: 'steps': input should be greater than or equal to 2 (given: 1)",
+            ":3:34: fields.layer.steps: layer: 'steps': input should be greater than or equal to 2 (given: 1)",
         ),
         (
             "fields: {tokens: {from: 4, to: 8, scale: cubic}}",
-            "fields.tokens: tokens: 'scale': input should be 'linear' or 'log' (given: 'cubic')",
+            ":2:35: fields.tokens.scale: tokens: 'scale': input should be 'linear' or 'log' (given: 'cubic')",
         ),
-        ("fields: {tokens: [true]}", "fields.tokens: tokens: a number is needed (given: true)"),
+        ("fields: {tokens: [true]}", ":2:19: fields.tokens.0: tokens: a number is needed, not true or false"),
+        (
+            "fields:\n  tokens:\n    from: 4\n    to: 8\n    steps: few",
+            ":6:5: fields.tokens.steps: tokens: 'steps': input should be a valid integer, unable to parse",
+        ),
+        ("fields: {tokens: {from: 4, to: 8, step: 3}}", ":2:35: fields.tokens.step: tokens: a range is {from: ..., to"),
+        ("fields: {tokens: {from: 4, to: yes}}", ":2:28: fields.tokens.to: tokens: input should be a valid integer"),
         ("fields: {tokens: [1]}\nwhere: tokens > 5", "where: expected a list (given: 'tokens > 5')"),
         ("fields: {strategy: {from: 1, to: 2, steps: 2}}", "strategy takes no numbers, so it needs a list of values"),
         ("fields: {tokens: 16}", "tokens: give a list of values, or {from: ..., to: ..., steps: ...}, not 16"),

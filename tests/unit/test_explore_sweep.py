@@ -245,12 +245,21 @@ def test_a_disk_that_is_full_at_the_end_keeps_every_row(tmp_path: Path, monkeypa
     assert sweep(spec(), tmp_path / "out", Serial()).ran == 0
 
 
-def test_captured_traces_can_be_varied_and_too_many_tokens_are_failures(tmp_path: Path) -> None:
+def test_captured_traces_can_be_varied_and_too_many_tokens_are_known_before_anything_runs(tmp_path: Path) -> None:
     trace = tmp_path / "trace.parquet"
-    packaged_trace(MoEModel.preset("olmoe-1b-7b")).save(trace)
-    found = sweep(spec(fields={"trace": [str(trace)], "tokens": [8, 99999]}), tmp_path / "out", Serial())
-    assert [row["status"] for row in found.table.to_pylist()] == ["ok", "failed"]
-    assert "99999 tokens were asked for" in found.table["message"].to_pylist()[1]
+    whole = packaged_trace(MoEModel.preset("olmoe-1b-7b"))
+    whole.save(trace)
+    fields = {"trace": [str(trace)], "tokens": [8, 99999, 88888], "strategy": ["ep", "tp"]}
+    with pytest.raises(ConfigError) as caught:
+        sweep(spec(fields=fields), tmp_path / "out", Counting())
+    assert str(caught.value) == (
+        "4 of 6 points ask for more tokens than there are (88888, 99999), so nothing was run. "
+        f"{whole.source}: 88888 tokens were asked for, but the trace has {whole.n_tokens}; use fewer tokens per "
+        "iteration or a longer trace; or leave the points out, as in 'where: [tokens <= 1024]'"
+    )
+    assert not (tmp_path / "out").exists()
+    found = sweep(spec(fields=fields, where=["tokens <= 1024"]), tmp_path / "out", Serial())
+    assert [row["status"] for row in found.table.to_pylist()] == ["ok", "ok"]
 
 
 def test_strategies_that_are_fitted_get_a_training_part_and_all_are_judged_on_the_rest(tmp_path: Path) -> None:

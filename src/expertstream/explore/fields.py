@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from expertstream.config import NUMBER_NEEDED, truth_taken_for_numbers
 from expertstream.errors import ConfigError, nearest
 from expertstream.model import MoEModel
 from expertstream.package import Package
@@ -85,14 +86,14 @@ def parse_value(path: str, value: object) -> Value:
         ConfigError: the field is unknown, or cannot have the value (a unit is missing, out of range, of another type).
     """
     kind = _kind(path)
-    if isinstance(value, bool) and kind_of(path) in (int, float):  # else true would pass for 1
-        raise ConfigError(f"{path}: a number is needed (given: {str(value).lower()})")
     try:
         parsed = TypeAdapter(kind).validate_python(value, context={"from_file": True})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         given = "" if repr(value) in message or "given" in message or str(value) in message else f" (given: {value!r})"
         raise ConfigError(f"{path}: {message[0].lower()}{message[1:]}{given}") from None
+    if any(True for _ in truth_taken_for_numbers(value, parsed)):
+        raise ConfigError(f"{path}: {NUMBER_NEEDED}")
     if path == "strategy":
         get_strategy(str(parsed))
     allowed = _CHOICES.get(path)

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from expertstream.documents import load_model, load_package, load_technology
-from expertstream.errors import ConfigError, ExpertStreamError
+from expertstream.errors import ConfigError, ExpertStreamError, TooFewTokensError
 from expertstream.explore.fields import DOCUMENTS, Value, change_model, value_of
 from expertstream.explore.spec import Base, SweepSpec
 from expertstream.model import MoEModel
@@ -96,6 +96,7 @@ class Inputs:
         strategies = axes["strategy"].values if "strategy" in axes else (self.fixed["strategy"],)
         self._strategies = {str(name): source_of(str(name)) for name in strategies}
         self._fitted = any(get_strategy(name, source).fitted for name, source in self._strategies.items())
+        self._too_few: dict[Key, str] = {}  # by the routings' keys
         self._digests: dict[Key, str] = {}
         self._where = self.spec.conditions()
 
@@ -132,7 +133,10 @@ class Inputs:
             self._digests[model_key] = _digest(_json(self._models[model_key]))
         routing_key: Key = (point["trace"] or model_key, point["tokens"], point["layer"], point["mix"])
         if routing_key not in self._routings:
-            self._routings[routing_key] = _or_reason(lambda: self._routing(point, model_key, routing_key))
+            try:
+                self._routings[routing_key] = _or_reason(lambda: self._routing(point, model_key, routing_key))
+            except TooFewTokensError as error:
+                self._routings[routing_key] = self._too_few[routing_key] = str(error)
             self._digests[routing_key] = _digest(_json(self._routings[routing_key]))
             if routing_key in self._trainings:
                 self._digests[routing_key] += _digest(self._trainings[routing_key].experts.tobytes())
@@ -145,6 +149,21 @@ class Inputs:
             rest["strategy's file"] = _digest(source)
         content = json.dumps([FORMAT, sorted(rest.items(), key=lambda item: item[0])])
         return Job(number, _digest(content), values, model_key, routing_key)
+
+    def check_tokens(self, jobs: Sequence[Job]) -> None:
+        """Raise ConfigError if traces have fewer tokens than jobs ask for."""
+        short: dict[Key, list[tuple[int, str]]] = {}  # by trace and mix: tokens and reasons
+        for key in {job.routing: None for job in jobs if job.routing in self._too_few}:
+            short.setdefault((key[0], key[3]), []).append((key[1], self._too_few[key]))
+        if not short:
+            return
+        n = sum(job.routing in self._too_few for job in jobs)
+        tokens = sorted({number for found in short.values() for number, _ in found})
+        reasons = "; ".join(min(found)[1] for found in short.values())
+        raise ConfigError(
+            f"{n} of {len(jobs)} points ask for more tokens than there are ({_few(tokens)}), so nothing was run. "
+            f"{reasons}; or leave the points out, as in 'where: [tokens <= 1024]'"
+        )
 
     def batch(self, jobs: Sequence[Job]) -> Batch:
         """Jobs with what they need."""
@@ -216,7 +235,7 @@ def jobs_of(
         size: number of points, for ``progress(done, size, what)``.
 
     Raises:
-        ConfigError: no point is left.
+        ConfigError: no point is left, or a point asks for more tokens than its trace has.
     """
     seen: set[str] = set()
     jobs, total = [], 0
@@ -232,6 +251,7 @@ def jobs_of(
             jobs.append(job)
     if not jobs:
         raise no_points(inputs.spec.where, total)
+    inputs.check_tokens(jobs)
     return jobs
 
 
@@ -245,8 +265,14 @@ def no_points(where: Sequence[str], total: int) -> ConfigError:
 def _or_reason(make: Any) -> Any:
     try:
         return make()
+    except TooFewTokensError:
+        raise
     except ExpertStreamError as error:
         return str(error)
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
 def _up_to(trace: RoutingTrace, layer: int) -> RoutingTrace:

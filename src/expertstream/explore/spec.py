@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -22,6 +22,7 @@ from expertstream.strategy import DEFAULT
 MAX_POINTS: Final = 5_000_000
 _FROZEN = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 Spec = TypeVar("Spec", bound="Base")
+Found = TypeVar("Found")
 
 
 class Range(BaseModel):
@@ -109,7 +110,7 @@ class Base(BaseModel):
         if not self.fields:
             raise misfit("no field is varied; write for example 'tokens: [16, 64]'", "fields")
         for path in self.fields:
-            _located(lambda path=path: self._axis(path), "fields", path)
+            self._axis(path)
         for number, text in enumerate(self.where):
             _located(lambda text=text: check_kinds(Expression(text, field_paths())), "where", number)
         for number, text in enumerate(self.limits):
@@ -154,30 +155,36 @@ class Base(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def _axis(self, path: str) -> Axis:
+        """The values of a field. Raises misfit at their place in the file."""
         given = self.fields[path]
-        kind = kind_of(path)
+        kind = _located(lambda: kind_of(path), "fields", path)
         if isinstance(given, (list, tuple)):
             if not given:
-                raise ConfigError(f"{path} has no values; give at least one")
-            return Axis(path=path, values=tuple(dict.fromkeys(parse_value(path, value) for value in given)))
+                raise misfit(f"{path} has no values; give at least one", "fields", path)
+            values = [_value(path, value, at) for at, value in enumerate(given)]
+            return Axis(path=path, values=tuple(dict.fromkeys(values)))
         if not isinstance(given, dict):
-            raise ConfigError(f"{path}: give a list of values, or {{from: ..., to: ..., steps: ...}}, not {given!r}")
-        unknown = set(given) - {"from", "to", "steps", "scale"}
+            text = f"{path}: give a list of values, or {{from: ..., to: ..., steps: ...}}, not {given!r}"
+            raise misfit(text, "fields", path)
+        unknown = [key for key in given if key not in ("from", "to", "steps", "scale")]
         if unknown or not {"from", "to"} <= set(given):
-            raise ConfigError(f"{path}: a range is {{from: ..., to: ..., steps: ..., scale: linear or log}}")
+            text = f"{path}: a range is {{from: ..., to: ..., steps: ..., scale: linear or log}}"
+            raise misfit(text, "fields", path, *unknown[:1])
         try:
             ends = Range.model_validate(dict(given))
         except ValidationError as error:
             wrong = error.errors()[0]
             message = wrong["msg"][0].lower() + wrong["msg"][1:]
-            raise ConfigError(f"{path}: '{wrong['loc'][0]}': {message} (given: {wrong['input']!r})") from None
+            key = wrong["loc"][0]
+            raise misfit(f"{path}: '{key}': {message} (given: {wrong['input']!r})", "fields", path, key) from None
         if kind not in (int, float):
-            raise ConfigError(f"{path} takes no numbers, so it needs a list of values")
-        low, high = parse_value(path, ends.first), parse_value(path, ends.last)
+            raise misfit(f"{path} takes no numbers, so it needs a list of values", "fields", path)
+        low, high = _value(path, ends.first, "from"), _value(path, ends.last, "to")
         assert isinstance(low, (int, float))
         assert isinstance(high, (int, float))
         if low >= high or (ends.scale == "log" and low <= 0):
-            raise ConfigError(f"{path}: 'from' must be below 'to'{' and above 0' if ends.scale == 'log' else ''}")
+            text = f"{path}: 'from' must be below 'to'{' and above 0' if ends.scale == 'log' else ''}"
+            raise misfit(text, "fields", path, "from")
         return Axis(path=path, low=low, high=high, steps=ends.steps, log=ends.scale == "log")
 
 
@@ -257,8 +264,12 @@ def _column(name: str, columns: Sequence[str]) -> None:
         raise ConfigError(f"'{name}' is no result{nearest(name, columns) or '.'} Results: {', '.join(columns)}")
 
 
-def _located(check: Any, *at: str | int) -> None:
+def _value(path: str, value: object, at: str | int) -> Value:
+    return _located(lambda: parse_value(path, value), "fields", path, at)
+
+
+def _located(check: Callable[[], Found], *at: str | int) -> Found:
     try:
-        check()
+        return check()
     except ConfigError as error:
         raise misfit(str(error), *at) from None

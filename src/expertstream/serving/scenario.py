@@ -30,6 +30,13 @@ class LengthSpec(BaseModel):
     sigma: float = Field(default=1.0, ge=0, le=5)
     most: _Count = 32768
 
+    @model_validator(mode="after")
+    def _fits(self) -> LengthSpec:
+        if self.mean > self.most:
+            text = f"a mean of {self.mean} tokens is above the most tokens, {self.most} (default: 32768)"
+            raise misfit(f"{text}; raise 'most' or lower 'mean'", "mean")
+        return self
+
     def lengths(self) -> Lengths:
         """The distribution."""
         return Lengths(self.distribution, self.mean, self.sigma, self.most)

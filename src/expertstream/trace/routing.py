@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.errors import TraceError, nearest
+from expertstream.errors import TooFewTokensError, TraceError, nearest
 from expertstream.trace import npz, parquet
 from expertstream.trace.checks import (
     TYPES,
@@ -286,7 +286,7 @@ class RoutingTrace:
             request: the request of "single-request"; None: the first that is long enough.
 
         Raises:
-            TraceError: an unknown request or mix, or fewer tokens than asked for.
+            TraceError: an unknown request or mix. TooFewTokensError: fewer tokens than asked for.
         """
         if mix not in MIXES:
             raise TraceError(f"unknown mix '{mix}'{nearest(mix, MIXES)}; allowed: {', '.join(MIXES)}")
@@ -300,7 +300,7 @@ class RoutingTrace:
             order, what = self._staggered, "the trace"
         if offset + tokens > order.size:
             after = f" after the first {offset}" if offset else ""
-            raise TraceError(
+            raise TooFewTokensError(
                 f"{self.source}: {tokens} tokens{after} were asked for, but {what} has {order.size}; "
                 "use fewer tokens per iteration or a longer trace"
             )
