@@ -399,7 +399,7 @@ def test_ten_thousand_requests_hold_no_more_than_a_thousand() -> None:
     [
         ({"requests": {"arrivals": "poisson", "count": 1}}, "arrivals 'poisson' needs the key 'rate_per_s'"),
         (
-            {"requests": {"arrivals": "closed-loop", "clients": 1, "count": 1, "prompt_tokens": {"mean": 9, "most": 8}}},
+            {"requests": {"arrivals": "closed-loop", "clients": 1, "prompt_tokens": {"mean": 9, "most": 8}}},
             "a mean of 9 tokens is above the most tokens, 8 (default: 32768); raise 'most' or lower 'mean'",
         ),
         (
