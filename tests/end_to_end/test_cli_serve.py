@@ -161,6 +161,16 @@ def test_mistakes_are_explained(change: tuple[str, str], message: str, capsys: p
     assert message in capsys.readouterr().err
 
 
+def test_an_older_checkpoint_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("old.json").write_text("kept")
+    assert run(["serve-sim", "run.yaml", "--checkpoint", "old.json"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: the checkpoint 'old.json' is there already; go on from it with --resume, give another file, "
+        "or remove it"
+    )
+    assert Path("old.json").read_text() == "kept"
+
+
 def test_resume_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve-sim", "run.yaml", "--resume"]) == 2
     assert "--resume needs --checkpoint FILE" in capsys.readouterr().err

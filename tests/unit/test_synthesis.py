@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from expertstream.errors import TraceError
+from expertstream.model import MoEModel
 from expertstream.trace import Profile, RoutingTrace, packaged_trace, statistics, synthesize
 from expertstream.trace.packaged import FOLDER, SHAPES, write
 from expertstream.trace.synthesis import PROFILES
@@ -176,7 +177,7 @@ def test_packaged_traces(shape: Any) -> None:
     path = FOLDER / f"{shape.name}.parquet"
     trace = packaged_trace(shape.name)
     assert path.stat().st_size < 250_000
-    trace.check_fits(shape)
+    trace.check_fits(MoEModel.preset(shape.name))
     assert trace.synthetic
     assert trace.source == f"synthetic routing for {shape.name}, seed 0"
     assert all(trace.iteration(1024, layer).counts.sum() == 1024 * shape.top_k for layer in (1, 2, 3, 4))

@@ -16,7 +16,7 @@ import pytest
 from expertstream.errors import TraceError
 from expertstream.trace import RoutingTrace, synthesize
 
-SMALL = SimpleNamespace(name="small", n_experts=8, top_k=2)
+SMALL = SimpleNamespace(name="small", n_experts=8, top_k=2, moe_layers=(4, 7))
 
 
 def make(**changes: Any) -> RoutingTrace:
@@ -275,6 +275,10 @@ def test_check_fits() -> None:
     assert message(make().check_fits, other) == (
         "the trace of small has 8 experts and k = 2, but mixtral-8x7b has 8 experts and k = 3; "
         "use a trace of that model"
+    )
+    shallow = SimpleNamespace(name="shallow", n_experts=8, top_k=2, moe_layers=(2, 3, 5))
+    assert message(make(layer_index=np.array([3, 99])).check_fits, shallow) == (
+        "the trace of small has layer 99, but the MoE layers of shallow are 2 to 3, 5; use a trace of that model"
     )
 
 

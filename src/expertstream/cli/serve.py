@@ -52,6 +52,11 @@ def serve_command(
     if resume and checkpoint is None:
         raise ConfigError("--resume needs --checkpoint FILE, the file to continue from")
     if checkpoint is not None:
+        if checkpoint.exists() and not resume:
+            raise ConfigError(
+                f"the checkpoint '{checkpoint}' is there already; go on from it with --resume, give another file, or "
+                "remove it"
+            )
         check_writable(checkpoint)
     for file in (html, perfetto):
         if file is not None:

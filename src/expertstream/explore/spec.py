@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -22,7 +22,6 @@ from expertstream.strategy import DEFAULT
 MAX_POINTS: Final = 5_000_000
 _FROZEN = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 Spec = TypeVar("Spec", bound="Base")
-Found = TypeVar("Found")
 
 
 class Range(BaseModel):
@@ -265,10 +264,11 @@ def _column(name: str, columns: Sequence[str]) -> None:
 
 
 def _value(path: str, value: object, at: str | int) -> Value:
-    return _located(lambda: parse_value(path, value), "fields", path, at)
+    parsed: Value = _located(lambda: parse_value(path, value), "fields", path, at)
+    return parsed
 
 
-def _located(check: Callable[[], Found], *at: str | int) -> Found:
+def _located(check: Any, *at: str | int) -> Any:
     try:
         return check()
     except ConfigError as error:

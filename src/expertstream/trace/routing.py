@@ -42,6 +42,13 @@ class HasExperts(Protocol):
     def top_k(self) -> int: ...  # noqa: D102
 
 
+class HasLayers(HasExperts, Protocol):
+    """What a trace that fits a model needs to know of it."""
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
 @dataclass(frozen=True, eq=False)
 class Routing:
     """The choices of an iteration's tokens at one layer.
@@ -216,12 +223,17 @@ class RoutingTrace:
             layer_index=self.layer_index[at],
         )
 
-    def check_fits(self, model: HasExperts) -> None:
-        """Raise TraceError unless the model has as many experts, and as many per token, as the trace."""
+    def check_fits(self, model: HasLayers) -> None:
+        """Raise TraceError unless the model has the experts of the trace, as many per token, and its layers."""
         if (self.n_experts, self.top_k) != (model.n_experts, model.top_k):
             raise TraceError(
                 f"the trace of {self.model} has {self.n_experts} experts and k = {self.top_k}, but {model.name} has "
                 f"{model.n_experts} experts and k = {model.top_k}; use a trace of that model"
+            )
+        if other := sorted(set(self.layer_index.tolist()) - set(model.moe_layers)):
+            raise TraceError(
+                f"the trace of {self.model} has layer {other[0]}, but the MoE layers of {model.name} are "
+                f"{_ranges(np.array(model.moe_layers))}; use a trace of that model"
             )
 
     def iteration(
