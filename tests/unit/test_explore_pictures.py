@@ -17,7 +17,7 @@ from expertstream.explore.pictures import Wishes, draw_pictures
 from expertstream.explore.pictures.heatmap import borders, heat_map
 from expertstream.explore.pictures.parallel import parallel
 from expertstream.explore.pictures.pareto import pareto_plot
-from expertstream.explore.pictures.tornado import tornado
+from expertstream.explore.pictures.tornado import BRACKETS, tornado
 from expertstream.explore.results import Results, load_results
 from expertstream.explore.spec import Base, SearchSpec
 from expertstream.package.technology import Technology
@@ -175,6 +175,8 @@ def test_the_same_results_give_the_same_files(folder: Path, tmp_path: Path) -> N
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
     page = (tmp_path / "a/pictures.html").read_text()
+    for text in ((tmp_path / "a/tornado.svg").read_text(), page.replace("\\u003cbr\\u003e", " ")):
+        assert BRACKETS in re.sub(r"\s*-->\s*<!--\s*", " ", text)
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
     assert page.count('id="picture-') == 4
 

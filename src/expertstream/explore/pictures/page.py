@@ -19,7 +19,7 @@ from expertstream.explore.pictures.heatmap import HeatMap, borders
 from expertstream.explore.pictures.labels import BLUE, GREY, ORANGE, RED, SCALE, column_label, field_label
 from expertstream.explore.pictures.parallel import Parallel
 from expertstream.explore.pictures.pareto import ParetoPlot, wide
-from expertstream.explore.pictures.tornado import MOST_BARS, Tornado, swing_text
+from expertstream.explore.pictures.tornado import BRACKETS, MOST_BARS, Tornado, swing_text
 from expertstream.files import replacing
 
 Data = HeatMap | ParetoPlot | Parallel | Tornado
@@ -103,7 +103,7 @@ def _(data: HeatMap) -> Any:
     for line in range(lines):
         figure.update_yaxes(title_text=field_label(data.y.path), row=line + 1, col=1)
     bar = {"title": {"text": label, "side": "right"}}
-    legend = {"orientation": "h", "y": 1.08, "x": 1, "xanchor": "right"}
+    legend = {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 1, "xanchor": "right"}
     height = max(300, 22 * len(y) + 100) * lines + 120
     return figure.update_layout(coloraxis={"colorscale": SCALE, "colorbar": bar}, height=height, legend=legend)
 
@@ -187,4 +187,6 @@ def _(data: Tornado) -> Any:
             )  # fmt: skip
         figure.update_xaxes(title_text=f"{label}; nominal {middle:.4g}", row=1, col=number + 1)
     figure.update_yaxes(autorange="reversed", automargin=True)
-    return figure.update_layout(barmode="overlay", height=30 * min(most, 2 * MOST_BARS) + 200)
+    text = "<br>".join(textwrap.wrap(f"the constant, {BRACKETS}", 28))
+    legend = {"title": {"text": text, "font": {"size": 11}}}
+    return figure.update_layout(barmode="overlay", height=30 * min(most, 2 * MOST_BARS) + 200, legend=legend)

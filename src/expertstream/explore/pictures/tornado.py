@@ -18,6 +18,9 @@ from expertstream.explore.rows import Row
 from expertstream.explore.worker import load_strategies, simulate_job
 
 MOST_BARS: Final = 10
+BRACKETS: Final = (
+    "in brackets how sure it is (high: stated by its source, medium: derived from one, low: assumed)"
+)
 LEAST: Final = 1e-3  # narrower swings, as shares of the result, are not shown
 
 
@@ -86,10 +89,10 @@ def draw_tornado(data: Tornado) -> Figure:
         axes.tick_params(axis="x", labelsize=7)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.margins(x=0.08)
-    put_title(figure, f"{data.title}\nblue: the constant at its low end, orange: at its high end")
+    put_title(figure, f"{data.title}\nblue: the constant at its low end, orange: at its high end; {BRACKETS}")
     return figure
 
 
 def swing_text(swing: Swing) -> str:
-    """A constant and how sure it is."""
+    """A constant and how sure it is (``BRACKETS``)."""
     return f"{swing.constant} ({swing.confidence})"
