@@ -428,7 +428,18 @@ BAD = {
     "mix": (["compare", "{model}", "--mix", "x"], "unknown mix 'x'; allowed: round-robin, single-request"),
     "spread": (["compare", "{model}", "--spread", "x"], "unknown token spread 'x'"),
     "micro-slices": (["compare", "{model}", "--micro-slices", "0"], "micro_slices is 0; it must be at least 1"),
-    "micro-slices in words": (["compare", "{model}", "--micro-slices", "x"], "Invalid value for '--micro-slices'"),
+    "micro-slices in words": (
+        ["compare", "{model}", "--micro-slices", "x"],
+        "--micro-slices is 'x'; it must be a whole number",
+    ),
+    "tokens with a fraction": (
+        ["simulate", "{model}", "--tokens", "1.5"],
+        "--tokens is '1.5'; it must be a whole number, such as --tokens 64",
+    ),
+    "area in words": (["recommend", "{model}", "--area", "x"], "--area is 'x'; it must be a number, such as --area 30"),
+    "few trials": (["recommend", "{model}", "--trials", "2"], "--trials is '2'; it must be at least 4, such as"),
+    "no model": (["simulate"], "Missing argument 'MODEL'. See: expertstream simulate --help"),
+    "unknown command": (["simulte"], "No such command 'simulte'. Did you mean 'simulate'? See: expertstream --help"),
     "placement": (
         ["compare", "{model}", "--placement", "x"],
         "placement is 'x'; allowed: contiguous, round-robin, balanced, best",

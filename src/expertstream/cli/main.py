@@ -9,8 +9,15 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, Final
 
 BAD_INPUT, INTERRUPTED = 2, 130
+_NEEDED: Final = {  # by pydantic's types of errors
+    "int_parsing": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "greater_than_equal": "it must be at least {ge}",
+    "less_than_equal": "it must be at most {le}",
+}
 
 
 def main() -> None:
@@ -36,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     except ExpertStreamError as error:
         return _say(str(error), error.exit_code)
     except usage_error as error:
-        return _say(error.format_message(), BAD_INPUT)  # type: ignore[attr-defined]
+        return _say(_of_usage(error), BAD_INPUT)
     except MemoryError:
         return _say("not enough memory for this; use fewer tokens, requests or layers", BAD_INPUT)
     except BrokenPipeError:  # the reader, such as "head", has seen enough
@@ -50,6 +57,21 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     return _interrupted() if code == INTERRUPTED else int(code or 0)
+
+
+def _of_usage(error: Any) -> str:
+    """A message of Typer's with what was given, what is allowed and what to do; some of its own lack the first."""
+    cause, option = error.__cause__, getattr(error, "param", None)
+    if option is None or not hasattr(cause, "errors"):
+        message: str = error.format_message()
+        message += "" if message.endswith((".", "?")) else "."
+        return f"{message} See: {error.ctx.command_path} --help" if error.ctx else message
+    wrong = cause.errors()[0]
+    allowed = _NEEDED.get(wrong["type"], wrong["msg"][:1].lower() + wrong["msg"][1:])
+    name = max(option.opts, key=len) if option.opts[0].startswith("-") else option.human_readable_name
+    number = isinstance(option.default, (int, float)) and not isinstance(option.default, bool)
+    example = f", such as {name} {option.default}" if number else ""
+    return f"{name} is '{wrong['input']}'; {allowed.format(**wrong.get('ctx', {}))}{example}"
 
 
 def _drop_output() -> None:
