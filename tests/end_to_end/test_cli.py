@@ -438,8 +438,6 @@ BAD = {
     ),
     "area in words": (["recommend", "{model}", "--area", "x"], "--area is 'x'; it must be a number, such as --area 30"),
     "few trials": (["recommend", "{model}", "--trials", "2"], "--trials is '2'; it must be at least 4, such as"),
-    "no model": (["simulate"], "Missing argument 'MODEL'. See: expertstream simulate --help"),
-    "unknown command": (["simulte"], "No such command 'simulte'. Did you mean 'simulate'? See: expertstream --help"),
     "placement": (
         ["compare", "{model}", "--placement", "x"],
         "placement is 'x'; allowed: contiguous, round-robin, balanced, best",
@@ -486,9 +484,12 @@ BAD = {
     "seed": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--seed", "-1"], "--seed is -1"),
     "long trace": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "9999999"], "ask for fewer"),
     "demo over a file": (["demo", "-o", "config.json"], "cannot use 'config.json' as a folder: File exists"),
-    "argument left out": (["compare"], "Missing argument 'MODEL'"),
+    "argument left out": (["compare"], "Missing argument 'MODEL'. See: expertstream compare --help"),
     "unknown option": (["compare", "{model}", "--tokenz", "5"], "No such option: --tokenz"),
-    "unknown command": (["comapre"], "No such command 'comapre'"),
+    "unknown command": (
+        ["comapre"],
+        "No such command 'comapre'. Did you mean 'compare'? See: expertstream --help",
+    ),
 }
 
 

@@ -18,9 +18,7 @@ from expertstream.explore.rows import Row
 from expertstream.explore.worker import load_strategies, simulate_job
 
 MOST_BARS: Final = 10
-BRACKETS: Final = (
-    "in brackets how sure it is (high: stated by its source, medium: derived from one, low: assumed)"
-)
+BRACKETS: Final = "in brackets how sure it is (high: stated by its source, medium: derived from one, low: assumed)"
 LEAST: Final = 1e-3  # narrower swings, as shares of the result, are not shown
 
 
