@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from expertstream.errors import TraceError
 from expertstream.trace import RoutingTrace, calibrate, held_out, statistics, synthesize
@@ -101,6 +102,18 @@ def test_gate_weights_are_like_those_captured(real: RoutingTrace, fitted: Calibr
     assert twin.weights is not None
     assert twin.weights.sum(axis=2).mean() == pytest.approx(real.weights.sum(axis=2).mean(), abs=0.01)
     assert twin.weights.max(axis=2).mean() == pytest.approx(real.weights.max(axis=2).mean(), abs=0.03)
+
+
+def test_fits_use_one_thread_as_more_wait_for_one_another(real: RoutingTrace) -> None:
+    threads: list[int] = []
+
+    def look(*_: object) -> None:
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    with threadpool_limits(2, "blas"):
+        calibrate(real.of_layers([3]), report=look)
+    assert threads
+    assert set(threads) == {1}
 
 
 def test_same_seed_same_twin_and_longer_traces_start_alike(fitted: Calibration) -> None:

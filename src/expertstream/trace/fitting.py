@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
+from threadpoolctl import threadpool_limits
 
 from expertstream.errors import TraceError
 from expertstream.trace.calibration import Calibration, LayerCalibration, chosen
@@ -67,15 +68,16 @@ def calibrate(
     far = _far_pairs(tokens, rng)
     layers: list[LayerCalibration] = []
     before: Floats | None = None
-    for at, number in enumerate(trace.layer_index.tolist()):
-        hot = _indicators(tokens.experts[:, at], e)
-        layer = _fit_layer(hot, k, tokens, far, rng)
-        if before is not None:
-            layer = _with_depth(layer, layers[-1], hot, before, k, rng)
-        layers.append(_with_gates(layer, trace, at, rng))
-        before = hot
-        if report is not None:
-            report(at + 1, trace.layer_index.size, f"layer {number}")
+    with threadpool_limits(1, "blas"):  # threads wait for one another far longer than such small matrices take
+        for at, number in enumerate(trace.layer_index.tolist()):
+            hot = _indicators(tokens.experts[:, at], e)
+            layer = _fit_layer(hot, k, tokens, far, rng)
+            if before is not None:
+                layer = _with_depth(layer, layers[-1], hot, before, k, rng)
+            layers.append(_with_gates(layer, trace, at, rng))
+            before = hot
+            if report is not None:
+                report(at + 1, trace.layer_index.size, f"layer {number}")
     notes = (
         ()
         if len(tokens.starts) >= LEAST_REQUESTS_TO_SPLIT
