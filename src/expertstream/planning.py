@@ -27,6 +27,7 @@ def network_of(package: Package, plan: Plan) -> Network:
         channel_latency_ps=np.array([c.latency_ps for c in package.channels], dtype=np.int64),
         header_bytes=package.d2d.header_bytes,
         links=topology.links,
+        channel_dies=np.array([[die in c.dies for die in range(package.n_dies)] for c in package.channels]),
         **topology.network_arrays(),
     )
 

@@ -65,13 +65,17 @@ def _link_numbers(survivor: SurvivingPackage) -> Ints:
 
 def _network(package: Package, survivor: SurvivingPackage, buffers: Ints) -> Network:
     channels = range(len(package.channels))
+    path_ptr, path_links, path_bandwidth, path_latency_ps = _paths(survivor)
     return Network(
         buffer_bytes=buffers,
         channel_bandwidth=np.array([package.channel_bytes_per_s(c) for c in channels], dtype=np.int64),
         channel_latency_ps=np.array([c.latency_ps for c in package.channels], dtype=np.int64),
         header_bytes=package.d2d.header_bytes,
         links=Topology.of(package.healthy).links,
-        **dict(zip(("path_ptr", "path_links", "path_bandwidth", "path_latency_ps"), _paths(survivor), strict=True)),
+        path_ptr=path_ptr,
+        path_links=path_links,
+        path_bandwidth=path_bandwidth,
+        path_latency_ps=path_latency_ps,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 
 import expertstream as es
 from docs.generate.blocks import ROOT
+from expertstream.engine.work import Work
+from tests.property.cases import routing_of
 
 
-def block(page: str, kind: str) -> str:
-    found = re.search(rf"^```{kind}\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
+def block(page: str, kind: str, begin: str = "") -> str:
+    found = re.search(rf"^```{kind}\n({begin}.*?)^```$", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
     assert found
     return found[1]
 
@@ -44,3 +47,20 @@ def test_the_constant() -> None:
     shown = block("how-to/technology.md", "yaml")
     assert shown[: shown.index("source")] in profile
     assert es.Technology.preset("5nm").replace(sram_read=2.0).sram_read.high == 2.0
+
+
+@pytest.mark.parametrize(("package", "tokens"), [("test-chip-2x2", 5), ("test-chip-2x2", 300), ("3x3", 600)])
+def test_the_strategy(package: str, tokens: int, tmp_path: Path) -> None:
+    file = tmp_path / "tour.py"
+    file.write_text(block("extending.md", "python", "from itertools"))
+    model = es.MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2, n_shared_experts=1, shared_d_ffn=32)
+    small = es.Package.preset(package).replace(**{"die.token_buffer_bytes": 2**14, "die.weight_buffer_bytes": 2**14})
+    result = es.simulate(model, small, routing_of(model, tokens, 1.0, 0), strategy=f"{file}:Tour")
+    assert result.prove() < 1e-10
+    assert (result.plan.passes > 1) == (tokens > 5)
+
+
+def test_every_argument_of_add_chunks_is_explained() -> None:
+    page = (ROOT / "docs/extending.md").read_text()
+    rows = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert [name for name in inspect.signature(Work.add_chunks).parameters if f"`{name}`" not in rows] == ["self"]

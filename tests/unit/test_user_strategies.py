@@ -97,6 +97,10 @@ FILES = {
     "wrong shape": (_plan(BASE, "return dataclasses.replace(base, buffer_bytes=base.buffer_bytes[0])"), "mine.py:Mine"),
     "wrong tag": (_plan(BASE, "return dataclasses.replace(base, slices=base.slices[:3])"), "mine.py:Mine"),
     "no such die": (_plan(BASE, "base.work.add_chunks(group=0, bytes=1, die=[[4]])", "return base"), "mine.py:Mine"),
+    "a channel's other end": (
+        _plan(BASE, "base.work.add_chunks(group=0, bytes=1, die=[[1]], channel=0)", "return base"),
+        "mine.py:Mine",
+    ),
     "no such gate": (
         _plan(BASE, "base.work.add_chunks(group=0, bytes=1, die=[[1]], gate=999)", "return base"),
         "mine.py:Mine",
@@ -128,6 +132,7 @@ MESSAGES = {
     "wrong tag": "the plan of strategy 'mine' has chunks with tags -1 to 31, but 3 slices; a tag is a row of slices, "
     "or -1 for a chunk without weights",
     "no such die": "die of a stop of chunk 40 is 4; it must be from 0 to 3",
+    "a channel's other end": "chunk 40 begins at die 1, but its DDR channel, 0, loads into 0; let it begin there",
     "no such gate": "gate of chunk 40 is 999; it must be from -1 to 0",
     "no such group": "the dispatcher admits group 99; the groups are 0 to 4",
 }

@@ -18,7 +18,8 @@ def check_work(work: Work, network: Network, chunks: dict[str, Ints], stops: dic
     """Check every number of the chunks and stops.
 
     Raises:
-        WorkloadError: one is out of range, or a chunk must go where no path leads; names the chunk.
+        WorkloadError: one is out of range, a chunk must go where no path leads, or begins where its DDR channel does
+            not load; names the chunk.
     """
     gates, dies = work.n_gates, network.n_dies
     chunk_limits = {
@@ -42,6 +43,16 @@ def check_work(work: Work, network: Network, chunks: dict[str, Ints], stops: dic
     chunk_of = np.repeat(np.arange(chunks["bytes"].size), chunks["n_stops"])
     for name, (low, high) in stop_limits.items():
         _check(stops[name], low, high, f"{name} of a stop of chunk", chunk_of)
+    if network.channel_dies is not None and chunks["bytes"].size:
+        channel, entry = chunks["channel"], stops["die"][np.cumsum(chunks["n_stops"]) - chunks["n_stops"]]
+        bad = np.flatnonzero((channel >= 0) & ~network.channel_dies[channel, entry])
+        if bad.size:
+            at = int(bad[0])
+            allowed = ", ".join(map(str, np.flatnonzero(network.channel_dies[channel[at]])))
+            raise WorkloadError(
+                f"chunk {at} begins at die {entry[at]}, but its DDR channel, {channel[at]}, loads into {allowed}; let "
+                "it begin there"
+            )
     here, there = stops["die"][:-1], stops["die"][1:]
     pair = here * dies + there
     cut_off = (here != there) & (network.path_ptr[pair] == network.path_ptr[pair + 1])

@@ -25,6 +25,7 @@ class Network:
         transit_bytes: None: cut-through, a transfer takes all links of its path at once and no buffer on the way. Else
             store-and-forward, and so much of each weight and token buffer is kept for what passes (forwarding.py),
             int64 [2].
+        channel_dies: bool [channels, dies], whether a channel loads into a die; None: into any.
     """
 
     buffer_bytes: NDArray[np.int64]
@@ -37,6 +38,7 @@ class Network:
     header_bytes: int
     links: NDArray[np.int64]
     transit_bytes: NDArray[np.int64] | None = None
+    channel_dies: NDArray[np.bool_] | None = None
 
     @property
     def n_dies(self) -> int:
