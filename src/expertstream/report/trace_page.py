@@ -26,8 +26,8 @@ TAIL_WINDOWS = 16
 STYLE = """body{margin:0 auto;max-width:1100px;padding:0 24px 48px;font:16px/1.5 system-ui,sans-serif;color:#16191d;
 background:#fff}h1{font-size:1.6rem;overflow-wrap:anywhere}h2{margin-top:40px}p{max-width:75ch}table{border-collapse:
 collapse}th,td{padding:2px 12px;text-align:right;white-space:nowrap;
-border-bottom:1px solid #c9d0d8}.badge{background:#fff3cd;padding:6px
-12px}.scroll{overflow-x:auto}"""
+vertical-align:bottom;border-bottom:1px solid #c9d0d8}.badge{background:#fff3cd;padding:6px
+12px}th{white-space:normal}.scroll{overflow-x:auto}"""
 
 
 def looked_at(trace: RoutingTrace) -> list[NDArray[np.int64]]:
@@ -133,7 +133,10 @@ def _together(correlation: Any) -> go.Figure:
     most = float(np.quantile(known, 0.995)) if known.size else 1.0
     drawn = [[None if math.isnan(value) else round(value, 4) for value in row] for row in off.tolist()]
     figure = go.Figure(go.Heatmap(z=drawn, colorscale="RdBu_r", zmin=-most, zmax=most, colorbar={"title": "r"}))
-    return _sized(figure, "expert", "expert", 640).update_yaxes(autorange="reversed", scaleanchor="x")
+    figure.update_xaxes(constrain="domain")  # squares, without empty axis beside them
+    return _sized(figure, "expert", "expert", 640).update_yaxes(
+        autorange="reversed", scaleanchor="x", constrain="domain"
+    )
 
 
 def _sized(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
