@@ -16,6 +16,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.schedule import (
     by_expert,
+    ddr_binds,
     enough_in_flight,
     hot_next,
     least_traffic,
@@ -73,15 +74,30 @@ def test_weights_stay_where_computing_binds() -> None:
     assert not weights_stay(load_ps=90, compute_ps=100)
 
 
+def in_flight(expert: int, load_ps: int, stay: bool = True) -> int:
+    """Enough of 120 bytes, if computing takes 100 ps."""
+    return enough_in_flight(120, expert_bytes=expert, load_ps=load_ps, compute_ps=100, stay=stay)
+
+
 def test_loads_run_less_far_ahead_while_what_is_left_to_compute_takes_much_longer() -> None:
-    assert enough_in_flight(120, expert_bytes=60, load_ps=79, compute_ps=100) == 30
-    assert enough_in_flight(120, expert_bytes=60, load_ps=80, compute_ps=100) == 40
-    assert enough_in_flight(120, expert_bytes=60, load_ps=100, compute_ps=0) == 40
+    assert in_flight(60, load_ps=79) == 30
+    assert in_flight(60, load_ps=80) == 40
+    assert enough_in_flight(120, expert_bytes=60, load_ps=100, compute_ps=0, stay=True) == 40
 
 
 def test_loads_run_as_far_ahead_as_three_experts_take_within_shares_of_the_room() -> None:
-    assert [enough_in_flight(120, expert, load_ps=79, compute_ps=100) for expert in (1, 9, 60)] == [24, 27, 30]
-    assert [enough_in_flight(120, expert, load_ps=80, compute_ps=100) for expert in (1, 12, 60)] == [30, 36, 40]
+    assert [in_flight(expert, load_ps=79) for expert in (1, 9, 60)] == [24, 27, 30]
+    assert [in_flight(expert, load_ps=80) for expert in (1, 12, 60)] == [30, 36, 40]
+
+
+def test_a_fifth_of_the_room_is_enough_while_loads_are_ahead_if_no_weights_stay() -> None:
+    assert [in_flight(expert, load_ps=79, stay=False) for expert in (1, 9, 60)] == [24, 24, 24]
+    assert [in_flight(expert, load_ps=80, stay=False) for expert in (1, 12, 60)] == [30, 36, 40]
+
+
+def test_ddr_binds_if_loads_take_half_as_long_again_as_computing() -> None:
+    assert ddr_binds(load_ps=151, compute_ps=100)
+    assert not ddr_binds(load_ps=150, compute_ps=100)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +116,11 @@ def test_loads_run_as_far_ahead_as_three_experts_take_within_shares_of_the_room(
     ],
 )
 def test_the_more_tokens_an_expert_has_the_more_dies_its_weights_visit(tokens: int, room: int, size: int) -> None:
-    assert tile_size(tokens, room, [1, 2, 4, 16]) == size
+    assert tile_size(tokens, room, [1, 2, 4, 16], ddr=True) == size
+
+
+def test_weights_visit_fewer_dies_where_mac_arrays_have_no_time_to_spare() -> None:
+    assert [tile_size(n, 40, [1, 2, 4, 16], ddr=False) for n in (10, 11, 40, 41, 320)] == [1, 2, 4, 16, 16]
 
 
 @pytest.mark.parametrize(

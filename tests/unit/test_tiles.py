@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 
 from expertstream.engine.timeline import KINDS
+from expertstream.explore.fields import change_package
 from expertstream.model import MoEModel
 from expertstream.package import Package, Topology
 from expertstream.simulate import simulate
@@ -85,3 +88,16 @@ def test_weights_visit_the_dies_of_a_tile_and_no_others() -> None:
     assert pairs
     assert all(dies in ({0, 1}, {2, 3}) for dies in pairs)
     assert result.prove() < 1e-10
+
+
+def test_every_tile_computes_an_equal_part_though_channels_come_in_fours() -> None:
+    """Each group has as many micro-slices for each channel, which three tiles cannot share evenly."""
+    package = change_package(Package.preset("3x3"), {"channels.bandwidth": 51_200_000_000})
+    model = MoEModel.preset("mixtral-8x7b")
+    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=10).iteration(256, 2)
+    with patch("expertstream.strategy.adaptive.GROUPS_PER_BUFFER", 16):  # groups of 8 micro-slices
+        result = simulate(model, package, routing, "fse-dp-adaptive")
+    assert result.plan.notes == ("weights visit tiles of 3 dies for 8",)
+    compute = result.timeline.kind == KINDS.index("compute")
+    computed = np.bincount(result.timeline.die[compute], minlength=9)
+    assert computed.min() == computed.max()

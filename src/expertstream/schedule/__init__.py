@@ -2,6 +2,7 @@
 
 from expertstream.schedule.adaptive import (
     by_expert,
+    ddr_binds,
     enough_in_flight,
     hot_next,
     least_traffic,
@@ -29,6 +30,7 @@ __all__ = [
     "Slack",
     "SoftwareScheduler",
     "by_expert",
+    "ddr_binds",
     "defer",
     "enough_in_flight",
     "hot_next",

@@ -15,7 +15,7 @@ from typing import Final
 ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others at once
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
-TILE_SHARE: Final = 8  # or an eighth of it, where weights visit several dies
+TILE_SHARE: Final = (4, 8)  # or a quarter of it, where weights visit several dies; an eighth, where DDR binds
 EXPERTS_IN_FLIGHT: Final = 3  # of average size, if they take neither very little of the room nor very much
 LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway
 
@@ -58,7 +58,15 @@ def weights_stay(load_ps: int, compute_ps: int) -> bool:
     return 10 * load_ps < 9 * compute_ps
 
 
-def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
+def ddr_binds(load_ps: int, compute_ps: int) -> bool:
+    """Whether MAC arrays have so much time to spare that micro-slices may visit more dies, for fewer copies of tokens.
+
+    Each visit costs control overhead and a wait for the die before.
+    """
+    return 2 * load_ps > 3 * compute_ps
+
+
+def tile_size(tokens: int, room: int, sizes: Sequence[int], ddr: bool) -> int:
     """How many dies an expert's micro-slices visit, so that its tokens need few copies; 0: its tokens stay.
 
     Each of those dies has a part of the tokens, and there is a copy of a token for each tile of the package.
@@ -66,26 +74,28 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int]) -> int:
     Args:
         tokens: of the expert, in the package. room: tokens of other dies for which a die has room.
         sizes: numbers of dies into tiles of which the package can be cut, ascending; the last is all dies.
+        ddr: whether DDR binds (``ddr_binds``).
     """
     for size in sizes[:-1]:
-        if tokens * TILE_SHARE <= size * room:
+        if tokens * TILE_SHARE[ddr] <= size * room:
             return size
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
 
-def enough_in_flight(room: int, expert_bytes: int, load_ps: int, compute_ps: int) -> int:
+def enough_in_flight(room: int, expert_bytes: int, load_ps: int, compute_ps: int, stay: bool) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
-    What three experts take, but no less than a quarter of the room that there is and no more than a third; than a fifth
-    and a quarter while loads are ahead: while what is left of them would take less than 4/5 of the time of what is left
-    of computing.
+    What three experts take, but no less than a quarter of the room that there is and no more than a third. While loads
+    are ahead, that is while what is left of them would take less than 4/5 of the time of what is left of computing, no
+    less than a fifth and no more than a quarter, or than a fifth if no weights stay.
 
     Args:
         room: bytes of all buffers together that are free while nothing is in flight.
         expert_bytes: weights and copies of tokens of an expert whose tokens move, on average.
         load_ps: of what has not been admitted. compute_ps: of what has not been finished; both at full rate.
+        stay: whether some weights stay (``weights_stay``).
     """
-    least, most = (5, 4) if 5 * load_ps < 4 * compute_ps else (4, 3)
+    least, most = (5, 4 if stay else 5) if 5 * load_ps < 4 * compute_ps else (4, 3)
     return min(max(EXPERTS_IN_FLIGHT * expert_bytes, room // least), room // most)
 
 

@@ -28,7 +28,7 @@ from expertstream.workload import Batches, LayerWorkload
 Ints = NDArray[np.int64]
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
 RESERVE = 6  # average experts, or as many as fill 1/4 of the weight buffers: they load while arrays compute the reserve
-GROUPS_PER_BUFFER = 16  # a decision admits about this share of the package's weight buffers
+GROUPS_PER_BUFFER = 24  # a decision admits about this share of the package's weight buffers
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class AdaptiveDispatcher:
         """Whether another expert may begin; if not, the engine asks again as soon as it may."""
         if self._room is None or not self._running:
             return True
-        least = self._room - enough_in_flight(self._room, self._expert_bytes, load_ps, compute_ps)
+        stay = bool(self._held)
+        least = self._room - enough_in_flight(self._room, self._expert_bytes, load_ps, compute_ps, stay)
         if view.all_free_bytes < least:
             view.ask_at(least)
             return False
@@ -203,7 +204,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         free = int(package_buffers(package).sum() - residents.sum())
         ahead = (  # enough_in_flight, in words
             "nothing else begins while weights and copies of tokens take as much as three experts, or a third of the "
-            "buffers, a quarter if loads are ahead"
+            "buffers, a quarter to a fifth if loads are ahead"
         )
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))

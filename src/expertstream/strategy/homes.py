@@ -56,6 +56,7 @@ class Homes:
         ways = [_ways(topology, c) for c in range(n_channels)]
         bandwidth = np.array([c.effective_bytes_per_s for c in package.channels], dtype=np.int64)
         width = cutting.width
+        given: dict[int, Ints] = {}  # expert: micro-slices so far at each tile
         turn = 0
         for tags in loads:
             e = int(cutting.slices[tags[0], 0])
@@ -73,7 +74,9 @@ class Homes:
             send_ps = transfer_ps(size, np.array(package.d2d.bandwidth_bytes_per_s))
             channel[tags] = at
             if held[e] or parts > 1:
-                die[tags] = _evenly(topology, at, die_free, tiles.members[parts])
+                members = tiles.members[parts]
+                so_far = given.setdefault(e, np.zeros(members.shape[0], dtype=np.int64))
+                die[tags] = _evenly(topology, at, die_free, members, so_far)
                 channel_free += np.bincount(at, weights=load_ps, minlength=n_channels).astype(np.int64)
                 np.maximum(die_free, channel_free.min(), out=die_free)
                 np.add.at(die_free, tiles.tile_of(e, die[tags])[0], time[:, None])
@@ -98,18 +101,20 @@ def _ways(topology: Topology, channel: int) -> Ints:
     return np.stack((mine, entry * topology.n_dies + mine), axis=1)
 
 
-def _evenly(topology: Topology, channel: Ints, die_free: Ints, members: Ints) -> Ints:
+def _evenly(topology: Topology, channel: Ints, die_free: Ints, members: Ints, given: Ints) -> Ints:
     """A die for each micro-slice, equally many in each tile: nearest to its channel, then the tile that is free first.
 
     Args:
-        members: int64 [tiles, dies of a tile].
+        members: int64 [tiles, dies of a tile]. given: int64 [tiles], micro-slices of the expert that each tile has;
+            those placed here are added.
     """
     away = np.array([topology.hops[list(c.dies)].min(axis=0) for c in topology.package.channels])[:, members]
     free = die_free[members].sum(axis=1)
-    left = np.full(members.shape[0], -(-channel.size // members.shape[0]), dtype=np.int64)
+    left = -(-(int(given.sum()) + channel.size) // members.shape[0]) - given
     die = np.empty(channel.size, dtype=np.int64)
     for i, c in enumerate(channel.tolist()):
         tile = np.lexsort((free, -left, away[c].min(axis=1), left == 0))[0]
         left[tile] -= 1
+        given[tile] += 1
         die[i] = members[tile, away[c, tile].argmin()]
     return die

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from expertstream.errors import BufferTooSmallError
 from expertstream.schedule import (
     by_expert,
+    ddr_binds,
     least_traffic,
     links_are_free,
     passes,
@@ -28,7 +29,8 @@ from expertstream.workload import Batches, LayerWorkload
 Ints = NDArray[np.int64]
 SLICES_A_DIE = 2  # at least, of an expert whose weights stay
 SLOTS = 18  # micro-slices of experts whose weights stay that fit a weight buffer, at least
-TILE_SLOTS = 34  # of experts whose weights visit several dies
+ENTRY_SLOTS = 24  # of those whose weights are computed where they come in, and gone then
+TILE_SLOTS = 34  # of those whose weights visit several dies
 BUDGET_SHARE = 1 / 2  # of what weights that stay could fill, where all tokens of an expert come at once
 BUDGET_SHARE_OF_TURNS = 3 / 10  # the same where tokens come in turns, and fill their buffers
 BLOCKS_PER_BUDGET = 6  # so many blocks of an expert's micro-slices are there at once
@@ -93,7 +95,8 @@ class Modes:
         stops = (batches.load > 0).sum(axis=2).max(axis=0)
         sizes = tile_sizes(workload.package)
         if n_dies > 1:
-            tile = np.array([tile_size(n, room, sizes) for n in tokens.tolist()], dtype=np.int64)
+            ddr = ddr_binds(*times)
+            tile = np.array([tile_size(n, room, sizes, ddr) for n in tokens.tolist()], dtype=np.int64)
             first = weights_stay(*times)
             for stay in (first, not first):
                 modes = (
@@ -121,7 +124,7 @@ class Modes:
     def _visiting(cls, workload: LayerWorkload, tokens: Ints, tile: Ints, options: Options) -> Modes:
         """No weights stay; ``tile``: int64 [experts], as of the class."""
         circulating = 2 * (workload.package.n_dies + 1)  # of two trajectories, as in micro_slices.py
-        slots = np.where(tile > 1, max(circulating, TILE_SLOTS), circulating)
+        slots = np.maximum(circulating, np.select([tile > 1, tile == 1], [TILE_SLOTS, ENTRY_SLOTS]))
         widest = np.maximum(1, workload.package.die.weight_buffer_bytes // (slots * workload.column_bytes))
         return cls(tile, tokens, _parts(workload, tile, widest, options), np.zeros_like(tile), 0, 0)
 
