@@ -345,6 +345,16 @@ def test_doctor_reports_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "something is wrong" in out
 
 
+@pytest.mark.parametrize("arguments", [[], ["trace"], ["rtl"]])
+def test_without_a_command_there_is_help_and_nothing_else(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Commands" in out
+    assert err == ""
+
+
 def test_help_shows_the_name_of_an_extra(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trace", "capture", "--help"]) == 0
     assert '"expertstream[capture]"' in capsys.readouterr().out  # square brackets are markup to Rich

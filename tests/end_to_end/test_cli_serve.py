@@ -171,6 +171,16 @@ def test_an_older_checkpoint_is_not_overwritten(capsys: pytest.CaptureFixture[st
     assert Path("old.json").read_text() == "kept"
 
 
+def test_a_checkpoint_beyond_what_is_asked_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["serve-sim", "run.yaml", "--checkpoint", "c.json", "--iterations"]
+    assert run([*command, "4"]) == 0
+    capsys.readouterr()
+    assert run([*command, "3", "--resume"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the checkpoint was written after 4 iterations, but 3 are to be run; ask for at least 4, or start anew\n"
+    )
+
+
 def test_resume_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve-sim", "run.yaml", "--resume"]) == 2
     assert "--resume needs --checkpoint FILE" in capsys.readouterr().err

@@ -64,6 +64,8 @@ def _of_usage(error: Any) -> str:
     cause, option = error.__cause__, getattr(error, "param", None)
     if option is None or not hasattr(cause, "errors"):
         message: str = error.format_message()
+        if not message:  # the help has been shown
+            return ""
         message += "" if message.endswith((".", "?")) else "."
         return f"{message} See: {error.ctx.command_path} --help" if error.ctx else message
     wrong = cause.errors()[0]

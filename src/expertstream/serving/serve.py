@@ -151,6 +151,11 @@ class Serving:
         """
         tally, total = self.server.tally, self.parts.scenario.iterations
         saved, before = -1, tally.iterations
+        if total is not None and before > total:
+            raise ConfigError(
+                f"the checkpoint was written after {before} iterations, but {total} are to be run; ask for at least "
+                f"{before}, or start anew"
+            )
         if perfetto is not None and total is not None and not before < recorded <= total:
             raise ConfigError(
                 f"iteration {recorded} is to be recorded, but iterations {before + 1} to {total} are to be run; choose "
