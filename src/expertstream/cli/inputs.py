@@ -218,7 +218,8 @@ def numbers(text: str, option: str, *, least: int) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) <= 9 and int(part) >= least for part in parts):
         raise ConfigError(
-            f"{option} is '{text}'; it must be whole numbers from {least}, separated by commas, such as {'16,64' if least else '0,12'}"
+            f"{option} is '{text}'; it must be whole numbers from {least}, separated by commas, such as "
+            f"{least},{least + 8}"
         )
     return list(dict.fromkeys(int(part) for part in parts))
 
