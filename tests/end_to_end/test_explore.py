@@ -168,6 +168,27 @@ def test_when_every_point_fails_the_reason_is_an_error(tmp_path: Path, capsys: p
     assert error.startswith("error: none of 2 points could run; 2 of them: synthetic routing for phi-3.5-moe, seed 0: ")
 
 
+@pytest.mark.parametrize("wrong", ["layer: 99", "tokens: 99999", "mix: single-request\ntokens: 999"])
+def test_a_routing_that_no_point_has_is_known_before_anything_runs(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "none.yaml"
+    file.write_text(f"model: phi-3.5-moe\n{wrong}\nfields: {{strategy: [ep, tp]}}\n")
+    assert run(["sweep", str(file), "-o", str(tmp_path / "out"), "-e", "serial"]) == 2
+    assert capsys.readouterr().err.startswith("error: synthetic routing for phi-3.5-moe, seed 0: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_nothing_can_be_drawn_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "none.yaml"
+    file.write_text("model: phi-3.5-moe\nfields: {layer: [98, 99]}\n")
+    assert run(["sweep", str(file), "-o", str(tmp_path / "out"), "-e", "serial"]) == 2
+    capsys.readouterr()
+    assert run(["plot", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("error: nothing can be drawn: no heatmap: ")
+    assert not (tmp_path / "out/pictures").exists()
+
+
 def test_killed_by_kill_9_it_goes_on_with_nothing_lost_and_nothing_stored_twice(spec: Path, reference: bytes) -> None:
     command = [*PROGRAM, "sweep", str(spec), "--workers", "2", "--json", "--output"]
     process, out = _stopped_half_way(command, spec.parent, lambda out: len(_rows(out)) > 0, POINTS)

@@ -25,6 +25,7 @@ from expertstream.strategy import Options, get_strategy, source_of
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 
 FORMAT: Final = "2"  # part of every hash; raised when rows come to mean something else
+_ROUTING: Final = ("trace", "tokens", "layer", "mix")  # fields that decide a routing, beside the model's
 EACH: Final = 1000  # points between two reports of progress
 Progress = Callable[[int, int, str], None]
 Values = tuple[Value, ...]
@@ -70,7 +71,7 @@ class Inputs:
     """Loads each document, trace and routing once, and makes jobs of points.
 
     Raises:
-        ConfigError: a model, package or technology cannot be read.
+        ConfigError: a model, package or technology cannot be read, or all points have one routing and there is none.
         TraceError: a trace cannot be read.
     """
 
@@ -99,6 +100,10 @@ class Inputs:
         self._too_few: dict[Key, str] = {}  # by the routings' keys
         self._digests: dict[Key, str] = {}
         self._where = self.spec.conditions()
+        if not any(path in _ROUTING or path.split(".")[0] == "model" for path in self.fields):
+            reason = self._routings[self._keys(self.fixed)[1]]
+            if isinstance(reason, str):
+                raise ConfigError(reason)
 
     def digests(self) -> list[str]:
         """Hashes of the contents of all documents, trace files and users' strategies."""
@@ -126,6 +131,20 @@ class Inputs:
     def job(self, number: int, values: Values) -> Job:
         """The job of a point."""
         point = self.fixed | dict(zip(self.fields, values, strict=True))
+        model_key, routing_key = self._keys(point)
+        said = {*_ROUTING} - {"tokens"}  # by the digest of the routing
+        rest = {path: v for path, v in point.items() if path not in said and not path.startswith("model.")}
+        for root in DOCUMENTS[1:]:
+            rest[root] = self._document_digest(root, str(point[root]))
+        rest["model"], rest["routing"] = self._digests[model_key], self._digests[routing_key]
+        source = self._strategies[str(point["strategy"])]
+        if source is not None:
+            rest["strategy's file"] = _digest(source)
+        content = json.dumps([FORMAT, sorted(rest.items(), key=lambda item: item[0])])
+        return Job(number, _digest(content), values, model_key, routing_key)
+
+    def _keys(self, point: dict[str, Value]) -> tuple[Key, Key]:
+        """Keys of the model and the routing of a point, which are made if they are not known."""
         changes = {path: value for path, value in point.items() if path.startswith("model.")}
         model_key: Key = (point["model"], *changes.items())
         if model_key not in self._models:
@@ -140,15 +159,7 @@ class Inputs:
             self._digests[routing_key] = _digest(_json(self._routings[routing_key]))
             if routing_key in self._trainings:
                 self._digests[routing_key] += _digest(self._trainings[routing_key].experts.tobytes())
-        rest = {path: value for path, value in point.items() if path not in ("trace", "layer", "mix", *changes)}
-        for root in DOCUMENTS[1:]:
-            rest[root] = self._document_digest(root, str(point[root]))
-        rest["model"], rest["routing"] = self._digests[model_key], self._digests[routing_key]
-        source = self._strategies[str(point["strategy"])]
-        if source is not None:
-            rest["strategy's file"] = _digest(source)
-        content = json.dumps([FORMAT, sorted(rest.items(), key=lambda item: item[0])])
-        return Job(number, _digest(content), values, model_key, routing_key)
+        return model_key, routing_key
 
     def check_tokens(self, jobs: Sequence[Job]) -> None:
         """Raise ConfigError if traces have fewer tokens than jobs ask for."""

@@ -70,7 +70,8 @@ def draw_pictures(
         The files, and for each kind that was left out why.
 
     Raises:
-        ConfigError: an unknown kind or format, a wish that the results cannot fulfil, or files that cannot be written.
+        ConfigError: an unknown kind or format, a wish that the results cannot fulfil, files that cannot be written, or
+            nothing that can be drawn.
     """
     for option, given, known in (("--kind", kinds or (), KINDS), ("--format", formats, FORMATS)):
         for name in given:
@@ -88,6 +89,8 @@ def draw_pictures(
             if kinds or asked or (kind == "tornado" and wishes.point is not None):
                 raise
             left_out.append(f"no {kind}: {error}")
+    if not pictures:
+        raise ConfigError(f"nothing can be drawn: {'; '.join(left_out)}")
     place = make_folder(folder)
     files = []
     for kind, data in pictures:
