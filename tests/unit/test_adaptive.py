@@ -199,7 +199,8 @@ class Idle:
 
     dry_channel = True
 
-    def __init__(self, taken: int = 0, complete: Sequence[int] = ()) -> None:
+    def __init__(self, taken: int = 0, complete: Sequence[int] = (), stalled: bool = False) -> None:
+        self.stalled = stalled
         self.group_state = np.full(16, STARTED)
         self.group_state[list(complete)] = COMPLETE
         self.all_free_bytes = 900 - taken
@@ -232,9 +233,8 @@ def test_no_expert_begins_while_enough_is_in_flight() -> None:
     ahead = dispatcher(5, 3, 1, room=900)
     assert admitted(ahead, 2) == [0, 1]
     full, again = Idle(taken=301), Idle(taken=300)
-    assert admitted(ahead, 1, full) == [2]  # what has begun goes on
     assert admitted(ahead, 1, full) == []
-    assert full.asked_at == [600, 600]
+    assert full.asked_at == [600]
     assert admitted(ahead, 1, again) == [5]
     assert again.asked_at == []
 
@@ -242,8 +242,16 @@ def test_no_expert_begins_while_enough_is_in_flight() -> None:
 def test_an_expert_begins_where_nothing_is_in_flight_whatever_is_taken() -> None:
     ahead = dispatcher(5, 3, 1, room=900)
     assert admitted(ahead, 2, Idle(taken=800)) == [0, 1]
-    assert admitted(ahead, 2, Idle(taken=800)) == [2]
-    assert admitted(ahead, 1, Idle(taken=800, complete=[1, 2])) == [5]
+    assert admitted(ahead, 1, Idle(taken=800)) == []
+    assert admitted(ahead, 1, Idle(taken=800, complete=[1])) == [5]
+
+
+def test_an_expert_that_has_begun_goes_on_if_all_stand_still() -> None:
+    """The others may wait for the room that its tokens take."""
+    ahead = dispatcher(5, 3, 1, room=900)
+    assert admitted(ahead, 2) == [0, 1]
+    assert admitted(ahead, 1, Idle(taken=900, stalled=True)) == [2]
+    assert admitted(ahead, 1, Idle(taken=900, stalled=True)) == []
 
 
 def test_groups_that_stay_do_not_go_on_while_enough_is_in_flight() -> None:

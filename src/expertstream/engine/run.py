@@ -26,6 +26,7 @@ class View:
     Attributes:
         free_bytes: int64 [dies, 2], free bytes of each weight and token buffer, without what is kept for what passes.
         group_state: int64 [groups], WAITING, ADMITTED, STARTED or COMPLETE (layout.py).
+        stalled: nothing more will happen unless a group is admitted.
     """
 
     def __init__(self, state: State, n_dies: int) -> None:
@@ -33,6 +34,7 @@ class View:
         self._heads = state.tables["channel_head"][:, 0]
         self._channel_busy = state.tables["channel_busy"]
         self.free_bytes: Ints = state.tables["pool_free"][: 2 * n_dies].reshape(n_dies, 2)
+        self.stalled = False
         self.group_state: Ints = state.tables["group_state"]
 
     @property
@@ -80,7 +82,8 @@ class Admission(NamedTuple):
 class Dispatcher(Protocol):
     """Decides which groups start, whenever a group completes or a DDR channel has nothing left to load.
 
-    It may have itself asked at other times too (``View.ask_at``).
+    It may have itself asked at other times too (``View.ask_at``), and is asked once more where all stands still
+    (``View.stalled``).
     """
 
     def decide(self, view: View) -> Iterable[int | Admission]:
@@ -121,7 +124,10 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
     ctl = state.vector
     ctl[at.K_DECIDE] = 1
     free_at = 0
-    while kernel.advance(state.vector) == at.DECIDE:
+    while True:
+        view.stalled = kernel.advance(state.vector) != at.DECIDE
+        if view.stalled and _unfinished(state, work).size == 0:
+            break
         ctl[at.K_DECIDE] = 0
         for decided in dispatcher.decide(view):
             group, took_ps = decided if isinstance(decided, Admission) else (decided, decision_ps)
@@ -132,9 +138,8 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
             free_at = max(free_at, int(ctl[at.K_NOW])) + took_ps
             kernel.admit(state.vector, group, max(free_at, work.not_before_ps.get(group, 0)))
             ctl[at.K_DECIDE] = 1
-    left = _unfinished(state, work)
-    if left.size:
-        raise SimulationStuckError(_explain(state, network, left))
+        if view.stalled and not ctl[at.K_DECIDE]:
+            raise SimulationStuckError(_explain(state, network, _unfinished(state, work)))
     return Timeline.of_run(state, work, network)
 
 

@@ -47,9 +47,9 @@ class Stream:
 class AdaptiveDispatcher:
     """Loads from the hot or the cold end of the experts, so that compute and loads proceed in step (``hot_next``).
 
-    Experts are cut into groups, so that a hot and a cold one stream side by side. An expert that has begun goes on:
-    others may wait for the room that its tokens take. Where weights stay, each group has its own tokens, and begins as
-    an expert does.
+    Experts are cut into groups, so that a hot and a cold one stream side by side. Others may wait for the room that the
+    tokens of an expert take: if all stand still while enough is in flight, one that has begun goes on. Where weights
+    stay, each group has its own tokens, and begins as an expert does.
 
     Args:
         prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
@@ -105,7 +105,7 @@ class AdaptiveDispatcher:
         backlog_ps = sum(self._running.values())
         begins = self._begins(view, queue.left_load_ps, queue.left_compute_ps + backlog_ps)
         fits = [
-            self._held[g] <= left and begins if g in self._held else begins or begun
+            self._held[g] <= left and begins if g in self._held else begins or (begun and view.stalled)
             for g, begun in zip(queue.ends, queue.begun, strict=True)
         ]
         if not any(fits):
