@@ -97,7 +97,7 @@ class Inputs:
         strategies = axes["strategy"].values if "strategy" in axes else (self.fixed["strategy"],)
         self._strategies = {str(name): source_of(str(name)) for name in strategies}
         self._fitted = any(get_strategy(name, source).fitted for name, source in self._strategies.items())
-        self._too_few: dict[Key, str] = {}  # by the routings' keys
+        self._too_few: set[Key] = set()  # routings whose trace has fewer tokens; the reason is in their place
         self._digests: dict[Key, str] = {}
         self._where = self.spec.conditions()
         if not any(path in _ROUTING or path.split(".")[0] == "model" for path in self.fields):
@@ -148,14 +148,19 @@ class Inputs:
         changes = {path: value for path, value in point.items() if path.startswith("model.")}
         model_key: Key = (point["model"], *changes.items())
         if model_key not in self._models:
-            self._models[model_key] = _or_reason(lambda: self._model(point, changes))
+            try:
+                self._models[model_key] = self._model(point, changes)
+            except ExpertStreamError as error:
+                self._models[model_key] = str(error)
             self._digests[model_key] = _digest(_json(self._models[model_key]))
         routing_key: Key = (point["trace"] or model_key, point["tokens"], point["layer"], point["mix"])
         if routing_key not in self._routings:
             try:
-                self._routings[routing_key] = _or_reason(lambda: self._routing(point, model_key, routing_key))
-            except TooFewTokensError as error:
-                self._routings[routing_key] = self._too_few[routing_key] = str(error)
+                self._routings[routing_key] = self._routing(point, model_key, routing_key)
+            except ExpertStreamError as error:
+                self._routings[routing_key] = str(error)
+                if isinstance(error, TooFewTokensError):
+                    self._too_few.add(routing_key)
             self._digests[routing_key] = _digest(_json(self._routings[routing_key]))
             if routing_key in self._trainings:
                 self._digests[routing_key] += _digest(self._trainings[routing_key].experts.tobytes())
@@ -165,7 +170,7 @@ class Inputs:
         """Raise ConfigError if traces have fewer tokens than jobs ask for."""
         short: dict[Key, list[tuple[int, str]]] = {}  # by trace and mix: tokens and reasons
         for key in {job.routing: None for job in jobs if job.routing in self._too_few}:
-            short.setdefault((key[0], key[3]), []).append((key[1], self._too_few[key]))
+            short.setdefault((key[0], key[3]), []).append((key[1], str(self._routings[key])))
         if not short:
             return
         n = sum(job.routing in self._too_few for job in jobs)
@@ -271,15 +276,6 @@ def no_points(where: Sequence[str], total: int) -> ConfigError:
     return ConfigError(
         f"the conditions of 'where' leave none of {total} points; they may contradict one another: {'; '.join(where)}"
     )
-
-
-def _or_reason(make: Any) -> Any:
-    try:
-        return make()
-    except TooFewTokensError:
-        raise
-    except ExpertStreamError as error:
-        return str(error)
 
 
 def _few(numbers: Sequence[int]) -> str:
