@@ -58,7 +58,7 @@ class Result:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """Bounds, use of resources, buffers, stalls, energy, area; worked out once."""
+        """Bounds, busy times of resources, buffers, stalls, energy, area; worked out once."""
         return measure(self.workload, self.plan, self.timeline, self.technology)
 
     @property

@@ -33,7 +33,7 @@ def test_every_schedule_obeys_the_physical_model_round_faults(case: Case, damage
 
 def _what_is_dead_does_nothing(result: Result) -> None:
     package, timeline = result.workload.package, result.timeline
-    use = result.metrics.use
+    use = result.metrics.busy
     assert set(timeline.die.tolist()) <= set(package.live_dies)
     assert set(result.workload.die_of_token.tolist()) <= set(package.live_dies)
     assert set(np.flatnonzero(use.channel_ps).tolist()) <= set(package.usable_channels)

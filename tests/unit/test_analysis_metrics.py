@@ -157,7 +157,7 @@ def test_utilisation_is_macs_done_and_control_is_overhead(strategy: str, cycles:
     chip = Package.preset("test-chip-2x2").replace(**{"die.control_overhead_cycles": cycles})
     result = simulate(model, chip, synthesize(model, requests=4, tokens_per_request=16).iteration(32, 0), strategy)
     metrics, latency = result.metrics, result.latency_ps
-    macs_ps = metrics.use.compute_ps - metrics.overhead_ps
+    macs_ps = metrics.busy.compute_ps - metrics.overhead_ps
     assert metrics.utilisation == pytest.approx(macs_ps.sum() / (4 * latency), abs=8 / latency)
     assert metrics.utilisation == pytest.approx(result.workload.macs * 1e12 / (chip.macs_per_s * latency))
     control_ps = np.bincount(result.timeline.die[result.timeline.kind == COMPUTE], minlength=4) * cycles * 1250

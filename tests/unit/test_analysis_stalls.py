@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from expertstream.analysis import CAUSES, measure_utilisation, stall_ps
+from expertstream.analysis import CAUSES, measure_busy_times, stall_ps
 from expertstream.engine.layout import COMPUTE, LOAD, SEND, TOKENS
 from expertstream.engine.run import View, run
 from expertstream.engine.timeline import Timeline
@@ -17,7 +17,7 @@ from expertstream.package import Package
 from expertstream.simulate import simulate
 from expertstream.strategy import Options, strategy_names
 from tests.property.cases import routing_of, training_of
-from tests.unit.test_analysis_utilisation import line
+from tests.unit.test_analysis_busy_times import line
 from tests.unit.test_engine import KB, full_network
 
 US = 1_000_000
@@ -28,7 +28,7 @@ def causes(timeline: Timeline) -> list[dict[str, int]]:
     stalls = stall_ps(timeline)
     assert stalls.dtype == np.int64
     assert (stalls >= 0).all()
-    busy = measure_utilisation(timeline).compute_ps
+    busy = measure_busy_times(timeline).compute_ps
     np.testing.assert_array_equal(stalls.sum(axis=1) + busy, timeline.latency_ps)
     return [{c: int(t) for c, t in zip(CAUSES, row, strict=True) if t} for row in stalls]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expertstream.analysis import busy_in_windows, count_activity, links_of_sends, macs_in_windows, measure_utilisation
+from expertstream.analysis import busy_in_windows, count_activity, links_of_sends, macs_in_windows, measure_busy_times
 from expertstream.engine.run import run
 from expertstream.engine.work import Work
 from expertstream.model import MoEModel
@@ -13,7 +13,7 @@ from expertstream.package import Package
 from expertstream.simulate import simulate
 from expertstream.strategy import Options, strategy_names
 from expertstream.trace import synthesize
-from tests.unit.test_analysis_utilisation import line
+from tests.unit.test_analysis_busy_times import line
 from tests.unit.test_engine import KB
 
 
@@ -25,16 +25,16 @@ def test_windows_sum_to_the_whole(strategy: str, n: int) -> None:
     routing, options = trace.iteration(tokens=20, layer=0), Options(training=trace)
     result = simulate(model, Package.preset("3x3"), routing, strategy, options=options)
     timeline = result.timeline
-    windows, use = busy_in_windows(timeline, n), measure_utilisation(timeline)
+    windows, busy = busy_in_windows(timeline, n), measure_busy_times(timeline)
     assert windows.edges_ps[0] == 0
     assert windows.edges_ps[-1] == timeline.latency_ps
     length = np.diff(windows.edges_ps)
     assert length.size == n
     assert length.max() - length.min() <= 1
     for parts, whole in (
-        (windows.compute_ps, use.compute_ps),
-        (windows.channel_ps, use.channel_ps),
-        (windows.link_ps, use.link_ps),
+        (windows.compute_ps, busy.compute_ps),
+        (windows.channel_ps, busy.channel_ps),
+        (windows.link_ps, busy.link_ps),
     ):
         assert (parts >= 0).all()
         assert (parts <= length).all()

@@ -176,11 +176,11 @@ def test_results_have_the_numbers_of_the_whole_package(strategy: str) -> None:
     assert 4 not in timeline.die
     assert 4 not in result.workload.die_of_token
     assert result.workload.tokens_on_die.sum() == 24
-    assert metrics.use.channel_bytes[1] == 0  # attached to dead die 4
-    assert metrics.use.channel_bytes[[0, 2]].min() > 0
+    assert metrics.busy.channel_bytes[1] == 0  # attached to dead die 4
+    assert metrics.busy.channel_bytes[[0, 2]].min() > 0
     links = timeline.network.links.tolist()
     assert len(links) == 24
-    used = {(a, b) for (a, b), moved in zip(links, metrics.use.link_bytes.tolist(), strict=True) if moved}
+    used = {(a, b) for (a, b), moved in zip(links, metrics.busy.link_bytes.tolist(), strict=True) if moved}
     assert not used & {(7, 8), (8, 7)}
     assert all(4 not in link for link in used)
     sends = timeline.kind == SEND
@@ -194,7 +194,7 @@ def test_a_slow_channel_stretches_its_loads_exactly() -> None:
     routing = routing_of(one, 1, 0.0, 0)
     package = _package({"channels": [{"channel": 0, "bandwidth_bytes_per_s": 10**9}]}, 1, 1, (0,))
     result = simulate(one, package, routing, "fse-dp")
-    assert result.metrics.use.channel_ps.tolist() == [3 * 64 * 48 * 1000]  # 1 GB/s: 1000 ps a byte
+    assert result.metrics.busy.channel_ps.tolist() == [3 * 64 * 48 * 1000]  # 1 GB/s: 1000 ps a byte
 
 
 def test_comparisons_and_the_program_report_the_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

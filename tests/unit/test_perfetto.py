@@ -83,7 +83,7 @@ def spans_of(events: list[Event]) -> dict[Track, list[tuple[Fraction, Fraction, 
 def test_every_picosecond_of_every_resource_is_there(strategy: str, package: str, tmp_path: Path) -> None:
     result = result_of(strategy, package)
     events = document_of(result, tmp_path / "run.json")["traceEvents"]
-    spans, tracks, use = spans_of(events), tracks_of(events), result.metrics.use
+    spans, tracks, use = spans_of(events), tracks_of(events), result.metrics.busy
     expected = {(f"die {die}", "MAC array"): value for die, value in enumerate(use.compute_ps)}
     for number, (channel, value) in enumerate(zip(result.workload.package.channels, use.channel_ps, strict=True)):
         process = f"die {channel.dies[0]}" if len(channel.dies) == 1 else "I/O die"
@@ -177,7 +177,7 @@ def test_counters_of_links_average_to_their_use(tmp_path: Path) -> None:
         if event["ph"] == "C" and event["name"].endswith("% busy"):
             shares[f"die {event['pid'] - 1} to {event['name']}"].append(event["args"]["busy"])
     assert len(shares) == result.timeline.network.n_links
-    for (source, to), use in zip(result.timeline.network.links, result.metrics.use.link_share, strict=True):
+    for (source, to), use in zip(result.timeline.network.links, result.metrics.busy.link_share, strict=True):
         (levels,) = (v for k, v in shares.items() if k == f"die {source} to link to die {to}, % busy")
         assert len(levels) == 501
         assert max(levels) <= 100

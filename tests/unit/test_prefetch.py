@@ -124,9 +124,9 @@ def test_the_latency_counts_from_the_gates_result() -> None:
     assert timeline.origin_ps == 300 * NS
     assert timeline.end_of_all_ps == timeline.end_ps.max() == 300 * NS + result.latency_ps
     assert timeline.start_ps[timeline.kind == COMPUTE].min() >= 300 * NS
-    stalls = result.metrics.stall_ps.sum(axis=1) + result.metrics.use.compute_ps
+    stalls = result.metrics.stall_ps.sum(axis=1) + result.metrics.busy.compute_ps
     assert stalls.tolist() == [result.latency_ps]
-    assert result.metrics.use.channel_ps.tolist() == [(4 * 192 - 300) * NS]
+    assert result.metrics.busy.channel_ps.tolist() == [(4 * 192 - 300) * NS]
     assert "head start   300 ns before the gate's result: 384 B that were needed, 0 B wasted" in result.summary()
 
 

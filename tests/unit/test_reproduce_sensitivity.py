@@ -41,5 +41,5 @@ def test_claims_name_the_first_bandwidth_that_binds_and_that_loses() -> None:
 
 def test_waits_and_busy_time_are_all_of_the_time() -> None:
     result = simulated(points(Setting(tokens=(16,), layers=1))[0])
-    busy = float(result.metrics.use.compute_share.mean())
+    busy = float(result.metrics.busy.compute_share.mean())
     assert sum(waits_of(result).values()) + busy == pytest.approx(1)

@@ -42,7 +42,7 @@ def run(
     metrics = SimpleNamespace(
         latency_ps=latency,
         bounds=Bounds(ddr, compute, 0),
-        use=use,
+        busy=use,
         buffers=buffers,
         given_bytes=np.array([[2048, 1], [2048, 1]]),
         stall_ps=(shares * latency).astype(np.int64),

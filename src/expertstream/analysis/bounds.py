@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from expertstream.analysis.utilisation import measure_utilisation
+from expertstream.analysis.busy_times import measure_busy_times
 from expertstream.engine.timeline import Timeline
 from expertstream.workload import LayerWorkload
 
@@ -51,5 +51,5 @@ def lower_bounds(workload: LayerWorkload, timeline: Timeline) -> Bounds:
     return Bounds(
         ddr_ps=-(-max(ddr_bytes * 10**12 - ahead, 0) // bandwidth),
         compute_ps=-(-workload.macs * 10**12 // rate),
-        d2d_ps=int(measure_utilisation(timeline).link_ps.max(initial=0)),
+        d2d_ps=int(measure_busy_times(timeline).link_ps.max(initial=0)),
     )

@@ -12,10 +12,10 @@ from expertstream.analysis.activity import count_activity
 from expertstream.analysis.area import Area, die_area
 from expertstream.analysis.bounds import Bounds, lower_bounds
 from expertstream.analysis.buffers import Buffers, measure_buffers
+from expertstream.analysis.busy_times import BusyTimes, measure_busy_times
 from expertstream.analysis.energy import Energy, measure_energy, rated_power_w
 from expertstream.analysis.stalls import CAUSES, stall_ps
 from expertstream.analysis.sums import totals
-from expertstream.analysis.utilisation import Utilisation, measure_utilisation
 from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.timeline import Timeline
 from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
@@ -31,7 +31,8 @@ class Metrics:
 
     Attributes:
         latency_ps: time from the start of the layer to its last output, ps.
-        use: busy times and bytes of each MAC array, channel and link. buffers: peaks and means, bytes.
+        busy: time for which each MAC array, channel and link is busy, ps, and the bytes that channels and links moved.
+        buffers: peaks and means, bytes.
         bounds: the lower bounds, ps. passes: passes over the tokens.
         overhead_ps: int64 [dies], time for which a MAC array is busy beyond its MACs at the full rate: control, weights
             that come from SRAM more slowly than they are used, fill and drain of a systolic array.
@@ -46,7 +47,7 @@ class Metrics:
     """
 
     latency_ps: int
-    use: Utilisation
+    busy: BusyTimes
     buffers: Buffers
     overhead_ps: Ints
     stall_ps: Ints
@@ -72,7 +73,7 @@ class Metrics:
     @property
     def times_ps(self) -> Ints:
         """What MAC arrays do with the latency, int64 [dies, 2 + causes]: MACs at the full rate, overhead, stalls."""
-        macs = self.use.compute_ps - self.overhead_ps
+        macs = self.busy.compute_ps - self.overhead_ps
         return np.column_stack((macs, self.overhead_ps, self.stall_ps))
 
     @property
@@ -83,12 +84,12 @@ class Metrics:
     @property
     def ddr_bytes(self) -> int:
         """Bytes loaded from DDR."""
-        return int(self.use.channel_bytes.sum())
+        return int(self.busy.channel_bytes.sum())
 
     @property
     def d2d_bytes(self) -> int:
         """Payload bytes times hops."""
-        return int(self.use.link_bytes.sum())
+        return int(self.busy.link_bytes.sum())
 
     @property
     def gap(self) -> float | None:
@@ -121,12 +122,12 @@ class Metrics:
             "mean_token_bytes": self.buffers.mean_bytes[:, 1].tolist(),
             "weight_buffer_bytes": self.given_bytes[:, 0].tolist(),
             "token_buffer_bytes": self.given_bytes[:, 1].tolist(),
-            "compute_ps": self.use.compute_ps.tolist(),
+            "compute_ps": self.busy.compute_ps.tolist(),
             "overhead_ps": self.overhead_ps.tolist(),
-            "channel_ps": self.use.channel_ps.tolist(),
-            "channel_bytes": self.use.channel_bytes.tolist(),
-            "link_ps": self.use.link_ps.tolist(),
-            "link_bytes": self.use.link_bytes.tolist(),
+            "channel_ps": self.busy.channel_ps.tolist(),
+            "channel_bytes": self.busy.channel_bytes.tolist(),
+            "link_ps": self.busy.link_ps.tolist(),
+            "link_bytes": self.busy.link_bytes.tolist(),
             "stall_ps": {cause: per_die.tolist() for cause, per_die in stalls.items()},
             "passes": self.passes,
             "computes": self.computes,
@@ -141,15 +142,15 @@ class Metrics:
 def measure(workload: LayerWorkload, plan: Plan, timeline: Timeline, technology: Technology | None = None) -> Metrics:
     """Measure a run of ``plan``; ``technology``: default "5nm"."""
     technology = technology or Technology.preset(DEFAULT_TECHNOLOGY)
-    use = measure_utilisation(timeline)
+    busy = measure_busy_times(timeline)
     loads = timeline.kind == LOAD
     activity = count_activity(workload, plan, timeline)
     area = die_area(workload.package, technology, workload.model, plan.buffer_bytes)
     return Metrics(
         latency_ps=timeline.latency_ps,
-        use=use,
+        busy=busy,
         buffers=measure_buffers(timeline),
-        overhead_ps=use.compute_ps - _at_full_rate_ps(workload, timeline, activity.macs),
+        overhead_ps=busy.compute_ps - _at_full_rate_ps(workload, timeline, activity.macs),
         stall_ps=stall_ps(timeline),
         bounds=lower_bounds(workload, timeline),
         given_bytes=plan.buffer_bytes,

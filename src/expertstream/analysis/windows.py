@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Busy times in n windows; summed over the windows they are those of ``Utilisation``, exactly.
+    """Busy times in n windows; summed over the windows they are those of ``BusyTimes``, exactly.
 
     Attributes:
         edges_ps: int64 [n + 1], from the origin of the timeline to its end; windows differ by at most one picosecond.

@@ -210,18 +210,18 @@ def _buffers(result: Result) -> Table:
 
 
 def _resources(result: Result) -> Table:
-    use = result.metrics.use
+    busy = result.metrics.busy
     channels = result.workload.package.channels
     rows = [
         [f"DDR channel {number} (die {', '.join(map(str, channel.dies))})", _percent(share), format_bytes(moved)]
         for number, (channel, share, moved) in enumerate(
-            zip(channels, use.channel_share.tolist(), use.channel_bytes.tolist(), strict=True)
+            zip(channels, busy.channel_share.tolist(), busy.channel_bytes.tolist(), strict=True)
         )
     ]
     links = result.timeline.network.links.tolist()
     rows += [
         [f"link die {a} to die {b}", _percent(share), format_bytes(moved)]
-        for (a, b), share, moved in zip(links, use.link_share.tolist(), use.link_bytes.tolist(), strict=True)
+        for (a, b), share, moved in zip(links, busy.link_share.tolist(), busy.link_bytes.tolist(), strict=True)
     ]
     return table("Channels and links", ["resource", "busy", "moved"], rows)
 

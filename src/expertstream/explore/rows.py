@@ -68,8 +68,8 @@ def result_row(result: Result) -> Row:
     row["sram_bytes"] = int(metrics.given_bytes.sum())
     idle = metrics.stall_ps.sum(axis=0) / max(metrics.latency_ps * metrics.stall_ps.shape[0], 1)
     row |= {_stall(cause): float(share) for cause, share in zip(CAUSES, idle, strict=True)}
-    row["ddr_busy"] = float(metrics.use.channel_share.mean())
-    row["d2d_busy"] = float(metrics.use.link_share.max(initial=0.0))
+    row["ddr_busy"] = float(metrics.busy.channel_share.mean())
+    row["d2d_busy"] = float(metrics.busy.link_share.max(initial=0.0))
     return row
 
 

@@ -68,23 +68,23 @@ def percent(share: float) -> str:
 
 def _limit(result: Result) -> str:
     metrics = result.metrics
-    bounds, use, latency = metrics.bounds, metrics.use, metrics.latency_ps
+    bounds, busy, latency = metrics.bounds, metrics.busy, metrics.latency_ps
     reached = f"{percent(bounds.bound_ps / latency)} of the bound"
     times = f"latency {format_time(latency)}, lower bound {format_time(bounds.bound_ps)}"
     kind = "DDR" if bounds.ddr_ps >= bounds.compute_ps else "Compute"
     if bounds.bound_ps >= SATURATED * latency:
         return f"{kind}-bound: {reached} ({times})."
-    ddr, macs = float(use.channel_share.mean()), float(use.compute_share.mean())
-    link = float(use.link_share.max(initial=0.0))
+    ddr, macs = float(busy.channel_share.mean()), float(busy.compute_share.mean())
+    link = float(busy.link_share.max(initial=0.0))
     if max(ddr, macs, link) < SATURATED:
-        busy = f"DDR channels are busy {percent(ddr)} of the time, MAC arrays {percent(macs)}"
-        busy += f", the busiest link {percent(link)}" if use.link_share.size else ""
-        return f"No resource is saturated: {busy}; {reached} ({times})."
+        shares = f"DDR channels are busy {percent(ddr)} of the time, MAC arrays {percent(macs)}"
+        shares += f", the busiest link {percent(link)}" if busy.link_share.size else ""
+        return f"No resource is saturated: {shares}; {reached} ({times})."
     if ddr == max(ddr, macs, link):
         return f"DDR-bound, above the bound: channels are busy {percent(ddr)} of the time; {reached} ({times})."
     if macs >= link:
         return f"Compute-bound: MAC arrays are busy {percent(macs)} of the time; {reached} ({times})."
-    a, b = result.timeline.network.links[int(use.link_share.argmax())].tolist()
+    a, b = result.timeline.network.links[int(busy.link_share.argmax())].tolist()
     return f"D2D-bound: the link from die {a} to die {b} is busy {percent(link)} of the time; {reached} ({times})."
 
 
@@ -124,7 +124,7 @@ def _passes(result: Result) -> list[str]:
 
 
 def _imbalance(result: Result) -> list[str]:
-    compute = result.metrics.use.compute_ps
+    compute = result.metrics.busy.compute_ps
     worst = float(compute.max() / compute[_live(result)].mean())
     if worst < 1.2:
         return []

@@ -11,8 +11,8 @@ import numpy as np
 
 from expertstream.analysis.bounds import lower_bounds
 from expertstream.analysis.buffers import measure_buffers
+from expertstream.analysis.busy_times import measure_busy_times
 from expertstream.analysis.stalls import CAUSES, stall_ps
-from expertstream.analysis.utilisation import measure_utilisation
 from expertstream.errors import TraceError
 from expertstream.explore.fields import change_package
 from expertstream.model import MoEModel
@@ -200,15 +200,15 @@ def layer_row(point: Point) -> Row:
 def row_of(result: Result) -> Row:
     """What most studies need of a run; ``Result.metrics`` has the rest, but costs several times as much."""
     timeline = result.timeline
-    use, buffers = measure_utilisation(timeline), measure_buffers(timeline)
+    busy, buffers = measure_busy_times(timeline), measure_buffers(timeline)
     bounds = lower_bounds(result.workload, timeline)
     return {
         "latency_ps": result.latency_ps,
         "bound_ps": bounds.bound_ps,
         "ddr_bound_ps": bounds.ddr_ps,
         "compute_bound_ps": bounds.compute_ps,
-        "ddr_bytes": int(use.channel_bytes.sum()),
-        "d2d_bytes": int(use.link_bytes.sum()),
+        "ddr_bytes": int(busy.channel_bytes.sum()),
+        "d2d_bytes": int(busy.link_bytes.sum()),
         "peak_bytes": buffers.package_peak_both_bytes,
         "peak_weight_bytes": int(buffers.package_peak_bytes[0]),
         "peak_token_bytes": int(buffers.package_peak_bytes[1]),

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.analysis import count_activity, measure_buffers, measure_utilisation
+from expertstream.analysis import count_activity, measure_buffers, measure_busy_times
 from expertstream.engine.layout import LOAD, TOKENS
 from expertstream.engine.run import AllAtOnce, run
 from expertstream.engine.timeline import Timeline
@@ -293,7 +293,7 @@ class Blocks:
 
 
 def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own: Ints) -> BlockTiming:
-    use = measure_utilisation(timeline)
+    busy = measure_busy_times(timeline)
     ahead = sum(plan.preloaded_bytes) if isinstance(plan, BlockPlan) else 0
     sent = int(timeline.bytes[timeline.source >= 0].sum())
     loaded = int(timeline.bytes[timeline.kind == LOAD].sum())
@@ -312,9 +312,9 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own
         written = (block.written_bytes if block else 0) + sent + loaded + ahead
     return BlockTiming(
         latency_ps=timeline.latency_ps,
-        compute_ps=int(use.compute_ps.sum()),
-        ddr_bytes=int(use.channel_bytes.sum()) + ahead,
-        d2d_bytes=int(use.link_bytes.sum()),
+        compute_ps=int(busy.compute_ps.sum()),
+        ddr_bytes=int(busy.channel_bytes.sum()) + ahead,
+        d2d_bytes=int(busy.link_bytes.sum()),
         macs=macs,
         sram_read_bytes=read,
         sram_write_bytes=written,

@@ -23,13 +23,13 @@ def dead_links(result: Result) -> list[int]:
 
 def link_map(result: Result, number: int) -> str:
     """Dies of the mesh; an arrow per directed link and per DDR channel, darker the busier."""
-    package, use = result.workload.package, result.metrics.use
+    package, busy = result.workload.package, result.metrics.busy
     width = MARGIN_X * 2 + DIE + (package.cols - 1) * PITCH
     height = MARGIN_Y * 2 + DIE + (package.rows - 1) * PITCH
     parts = []
     dead = [result.timeline.network.links[number].tolist() for number in dead_links(result)]
     for (a, b), share, moved in zip(
-        result.timeline.network.links.tolist(), use.link_share.tolist(), use.link_bytes.tolist(), strict=True
+        result.timeline.network.links.tolist(), busy.link_share.tolist(), busy.link_bytes.tolist(), strict=True
     ):
         (row, col), (to_row, to_col) = divmod(a, package.cols), divmod(b, package.cols)
         if [a, b] in dead:
@@ -40,19 +40,20 @@ def link_map(result: Result, number: int) -> str:
     for die in range(package.n_dies):
         x, y = _corner(*divmod(die, package.cols))
         broken = die in package.faults.dead_dies
-        busy = "dead" if broken else f"busy {percent(float(use.compute_share[die]))}"
+        state = "dead" if broken else f"busy {percent(float(busy.compute_share[die]))}"
         parts.append(
-            f'<g><title>die {die}: {busy}</title><rect class="die" x="{x}" y="{y}" width="{DIE}" '
+            f'<g><title>die {die}: {state}</title><rect class="die" x="{x}" y="{y}" width="{DIE}" '
             f'height="{DIE}" rx="8"/><text class="die-name" x="{x + DIE / 2:g}" y="{y + 32}">die {die}</text>'
-            f'<text class="small" x="{x + DIE / 2:g}" y="{y + 50}">{busy}</text></g>'
+            f'<text class="small" x="{x + DIE / 2:g}" y="{y + 50}">{state}</text></g>'
         )
     at_die: dict[int, int] = {}
-    for channel, (spec, share) in enumerate(zip(package.channels, use.channel_share.tolist(), strict=True)):
+    for channel, (spec, share) in enumerate(zip(package.channels, busy.channel_share.tolist(), strict=True)):
         nth = at_die.get(spec.dies[0], 0)
         at_die[spec.dies[0]] = nth + 1
         row, col = divmod(spec.dies[0], package.cols)
         text = f"DDR channel {channel}, die {', '.join(map(str, spec.dies))}: busy {percent(share)}, "
-        parts.append(_channel(row, col, nth, package.cols, share, text + format_bytes(int(use.channel_bytes[channel]))))
+        text += format_bytes(int(busy.channel_bytes[channel]))
+        parts.append(_channel(row, col, nth, package.cols, share, text))
     steps = "".join(f'<span style="--heat:{share}%"></span>' for share in range(0, 101, 10))
     return f"""<figure class="links">
 <svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="links-title-{number}"

@@ -170,18 +170,18 @@ what the next compute waited for.</caption>
 
 
 def _resources(result: Result) -> str:
-    use = result.metrics.use
+    busy = result.metrics.busy
     channels = result.workload.package.channels
     rows = [
         (f"DDR channel {number}, die {', '.join(map(str, channel.dies))}", share, moved)
         for number, (channel, share, moved) in enumerate(
-            zip(channels, use.channel_share.tolist(), use.channel_bytes.tolist(), strict=True)
+            zip(channels, busy.channel_share.tolist(), busy.channel_bytes.tolist(), strict=True)
         )
     ]
     links = result.timeline.network.links.tolist()
     rows += [
         (f"link from die {a} to die {b}", share, moved)
-        for (a, b), share, moved in zip(links, use.link_share.tolist(), use.link_bytes.tolist(), strict=True)
+        for (a, b), share, moved in zip(links, busy.link_share.tolist(), busy.link_bytes.tolist(), strict=True)
     ]
     body = "".join(
         f'<tr><th scope="row">{name}</th><td>{100 * share:.1f} %</td><td>{format_bytes(moved)}</td></tr>\n'

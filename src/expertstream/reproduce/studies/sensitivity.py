@@ -9,7 +9,7 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from expertstream.analysis.utilisation import measure_utilisation
+from expertstream.analysis.busy_times import measure_busy_times
 from expertstream.package import Package
 from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import layer_points, models_with_routing, row_of, simulated, waits_of
@@ -46,7 +46,7 @@ def points(setting: Setting) -> list[Point]:
 def measure(point: Point) -> Row:
     """What ``row_of`` gives, the waits by cause, and the busy time of the busiest link."""
     result = simulated(point)
-    busiest = int(measure_utilisation(result.timeline).link_ps.max(initial=0))
+    busiest = int(measure_busy_times(result.timeline).link_ps.max(initial=0))
     return row_of(result) | waits_of(result) | {"link_ps": busiest}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from expertstream.analysis import measure_utilisation
+from expertstream.analysis import measure_busy_times
 from expertstream.engine.network import Network
 from expertstream.engine.run import run
 from expertstream.engine.work import Work
@@ -37,17 +37,17 @@ def test_busy_time_and_bytes_of_every_resource() -> None:
     group = work.new_group()
     work.add_chunks(group=group, bytes=KB, die=[[0, 1]], channel=0, compute_ps=[[100_000, 200_000]])
     work.add_chunks(group=group, bytes=KB, die=[[1]], channel=1, compute_ps=50_000)
-    use = measure_utilisation(run(work, full_network(2, load_latency=70, latency=30)))
+    busy = measure_busy_times(run(work, full_network(2, load_latency=70, latency=30)))
     # Load 1 us, latency 70 ps, send 100 ns, latency 30 ps, compute 200 ns.
-    assert use.latency_ps == 1_000_000 + 70 + 100_000 + 30 + 200_000
-    assert use.compute_ps.tolist() == [100_000, 250_000]
-    assert use.channel_ps.tolist() == [1_000_000, 1_000_000]
-    assert use.channel_bytes.tolist() == [KB, KB]
-    assert use.link_ps.tolist() == [100_000, 0]
-    assert use.link_bytes.tolist() == [KB, 0]
-    assert use.compute_share.tolist() == [100_000 / 1_300_100, 250_000 / 1_300_100]
-    assert use.channel_share.tolist() == [1_000_000 / 1_300_100] * 2
-    assert use.link_share.tolist() == [100_000 / 1_300_100, 0.0]
+    assert busy.latency_ps == 1_000_000 + 70 + 100_000 + 30 + 200_000
+    assert busy.compute_ps.tolist() == [100_000, 250_000]
+    assert busy.channel_ps.tolist() == [1_000_000, 1_000_000]
+    assert busy.channel_bytes.tolist() == [KB, KB]
+    assert busy.link_ps.tolist() == [100_000, 0]
+    assert busy.link_bytes.tolist() == [KB, 0]
+    assert busy.compute_share.tolist() == [100_000 / 1_300_100, 250_000 / 1_300_100]
+    assert busy.channel_share.tolist() == [1_000_000 / 1_300_100] * 2
+    assert busy.link_share.tolist() == [100_000 / 1_300_100, 0.0]
 
 
 def test_a_transfer_counts_at_every_link_of_its_path() -> None:
@@ -55,15 +55,15 @@ def test_a_transfer_counts_at_every_link_of_its_path() -> None:
     group = work.new_group()
     work.add_chunks(group=group, bytes=[KB, 2 * KB], die=[[0, 2], [0, 1]], channel=0, compute_ps=[[0, 5], [0, 5]])
     work.add_chunks(group=group, bytes=500, die=[[2, 1]], compute_ps=[[0, 5]])
-    use = measure_utilisation(run(work, line(3, header=100)))
+    busy = measure_busy_times(run(work, line(3, header=100)))
     # Links 0->1, 1->0, 1->2, 2->1; the header takes time and is no payload.
-    assert use.link_bytes.tolist() == [3 * KB, 0, KB, 500]
-    assert use.link_ps.tolist() == [110_000 + 210_000, 0, 110_000, 60_000]
+    assert busy.link_bytes.tolist() == [3 * KB, 0, KB, 500]
+    assert busy.link_ps.tolist() == [110_000 + 210_000, 0, 110_000, 60_000]
 
 
 def test_no_work_uses_nothing() -> None:
-    use = measure_utilisation(run(Work(), full_network(1)))
-    assert use.compute_ps.tolist() == [0]
-    assert use.compute_share.tolist() == [0.0]
-    assert use.link_ps.tolist() == []
-    assert use.link_share.tolist() == []
+    busy = measure_busy_times(run(Work(), full_network(1)))
+    assert busy.compute_ps.tolist() == [0]
+    assert busy.compute_share.tolist() == [0.0]
+    assert busy.link_ps.tolist() == []
+    assert busy.link_share.tolist() == []

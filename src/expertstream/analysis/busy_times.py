@@ -16,8 +16,8 @@ Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Utilisation:
-    """Use of the resources in a run. Latencies of channels and links occupy nothing.
+class BusyTimes:
+    """For how long the resources of a run are busy, and what they move. Latencies of channels and links occupy nothing.
 
     Busy times count from the origin of the timeline on (a head start is no part of the latency), bytes from the start.
 
@@ -52,7 +52,7 @@ class Utilisation:
         return self.link_ps / max(self.latency_ps, 1)
 
 
-def measure_utilisation(timeline: Timeline) -> Utilisation:
+def measure_busy_times(timeline: Timeline) -> BusyTimes:
     """Busy times and bytes of all resources."""
     network = timeline.network
     busy = timeline.end_ps - timeline.start_ps
@@ -68,7 +68,7 @@ def measure_utilisation(timeline: Timeline) -> Utilisation:
     def of_links(values: Ints) -> Ints:
         return totals(network.path_links, np.repeat(totals(pair, values, n_pairs), hops), network.n_links)
 
-    return Utilisation(
+    return BusyTimes(
         compute_ps=totals(timeline.resource[computes], busy[computes], network.n_dies),
         channel_ps=totals(timeline.resource[loads], busy[loads], network.n_channels),
         channel_bytes=totals(timeline.resource[loads], timeline.bytes[loads], network.n_channels),
