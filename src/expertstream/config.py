@@ -16,6 +16,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from expertstream.errors import ConfigError, nearest
+from expertstream.kinds import misplaced
 
 Model = TypeVar("Model", bound=BaseModel)
 ROOT = Path(__file__).parent
@@ -71,7 +72,10 @@ def parse_config(text: str, cls: type[Model], source: str) -> Model:
     try:
         checked = cls.model_validate(data, context={"from_file": True})
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, data, cls, source) for item in _items(error))) from None
+        required = [field.alias or name for name, field in cls.model_fields.items() if field.is_required()]
+        reason = misplaced(data.keys(), _keys(cls), required)
+        lines = [f"{source}: {reason}"] if reason else [_explain(item, data, cls, source) for item in _items(error)]
+        raise ConfigError("\n".join(lines)) from None
     for place in truth_taken_for_numbers(data, checked):
         line, column, _ = _locate(list(place), data, cls)
         key = ".".join(map(str, place))

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from expertstream.config import check_config, load_config, misfit, parse_config, preset_names, preset_path
 from expertstream.errors import ConfigError
+from expertstream.explore.spec import SearchSpec, SweepSpec
+from expertstream.package import Package
+from expertstream.serving.scenario import Scenario
 from expertstream.units import FrequencyHz
 
 
@@ -204,3 +207,67 @@ def test_presets_are_found_by_room_and_name() -> None:
     )
     with pytest.raises(ConfigError, match=r"^unknown package preset '\.\./x'\. Available: "):
         preset_path("package", "../x")
+
+
+SWEEP, SEARCH = (
+    "model: m\ntokens: 4\nfields: {tokens: [1]}\n",
+    "model: m\nfields: {tokens: [1]}\nobjectives: {gap: minimize}\n",
+)
+SERVING = "model: m\nrequests: {arrivals: closed-loop}\nmax_requests: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cls", "message"),
+    [
+        (
+            SWEEP,
+            Scenario,
+            "it has 'fields', so it seems to be a sweep: run it with 'expertstream sweep'. "
+            "Needed here is a serving run, with the keys model, requests",
+        ),
+        (
+            SERVING,
+            SweepSpec,
+            "it has 'requests', so it seems to be a serving run: run it with 'expertstream serve-sim'. "
+            "Needed here is a sweep, with the keys model, fields",
+        ),
+        (
+            SEARCH,
+            SweepSpec,
+            "it has 'fields' and 'objectives', so it seems to be a search: run it with 'expertstream search'. "
+            "Needed here is a sweep, with the keys model, fields",
+        ),
+        (
+            SWEEP,
+            SearchSpec,
+            "it has 'fields', so it seems to be a sweep: run it with 'expertstream sweep'. "
+            "Needed here is a search, with the keys model, fields, objectives",
+        ),
+        (
+            "{model_type: mixtral, hidden_size: 64}",
+            Package,
+            "it has 'model_type', so it seems to be a Hugging Face configuration: give it as MODEL, in a file whose "
+            "name ends in .json. Needed here is a package, with the keys name, rows, cols, die, d2d, channels",
+        ),
+    ],
+)
+def test_a_file_in_the_wrong_place_is_one_message(text: str, cls: type[BaseModel], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(text, cls, "f.yaml")
+    assert str(error.value) == f"f.yaml: {message}"
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "advice"),
+    [("model", "yuan2-m32", "MODEL"), ("package", "3x3", "--package"), ("package/technology", "28nm", "--technology")],
+)
+def test_each_kind_of_preset_is_known_in_the_wrong_place(room: str, name: str, advice: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"so it seems to be a [a-z ]+: give it as {advice}[.] Needed here is a sweep"
+    ):
+        load_config(preset_path(room, name), SweepSpec)
+
+
+def test_a_file_in_its_place_with_a_key_of_another_kind_is_told_of_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"^f.yaml:4:1: unknown key 'requests'[.;]"):
+        parse_config(SWEEP + "requests: 3\n", SweepSpec, "f.yaml")
