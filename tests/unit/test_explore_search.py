@@ -15,7 +15,7 @@ from expertstream.errors import ConfigError
 from expertstream.explore import SearchSpec, journal, recommend, search
 from expertstream.explore.executors import Serial
 from expertstream.explore.pareto import front, hypervolume
-from expertstream.explore.recommend import GOALS, SAME
+from expertstream.explore.recommend import GOALS, SAME, _changes
 from expertstream.explore.search import Search
 from tests.needs import needs_module
 
@@ -242,3 +242,45 @@ def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r'Optuna is not installed; pip install "expertstream\[explore\]"'):
         search(spec(), tmp_path / "out", Serial())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ((-0.03, 0.004, 0.12), "-3 % latency, +12 % area; same energy"),
+        ((0.2, -0.5, 0.006), "+20 % latency, -50 % energy, +1 % area"),
+        ((-0.001, 0.0, 0.12), "+12 % area; same latency, energy"),
+        ((0.001, -0.001, 0.0), "same latency, energy, area"),
+    ],
+)
+def test_what_rounds_to_no_change_is_called_the_same(changes: tuple[float, float, float], text: str) -> None:
+    names = ("latency_ps", "energy_pj", "die_area_mm2")
+    row = dict.fromkeys(names, 1000.0)
+    assert _changes({name: 1000 * (1 + by) for name, by in zip(names, changes, strict=True)}, row) == text
+
+
+MORE = "some designs ask for more tokens than there are ({tokens}), so nothing was run. "
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({"fields": {**FIELDS, "tokens": [8, 99999, 88888]}}, "99999"),
+        ({"fields": {**FIELDS, "tokens": {"from": 8, "to": 99999}}}, "99999"),
+        ({"fields": {**FIELDS, "tokens": {"from": 8, "to": 99999}}, "where": ["tokens < 90000"]}, "89999"),
+        ({"fields": {**FIELDS, "mix": ["round-robin", "single-request"]}, "tokens": 9000}, "9000"),
+    ],
+)
+def test_too_many_tokens_are_known_before_a_search_begins(tmp_path: Path, changes: dict, tokens: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        search(spec(**changes), tmp_path / "out", Serial())
+    assert str(error.value).startswith(MORE.format(tokens=tokens))
+    assert str(error.value).endswith("; or leave the designs out, as in 'where: [tokens <= 1024]'")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["tokens <= 8", "tokens < 9 and tokens > 1", "tokens in (4, 8)"])
+def test_a_search_may_leave_out_the_tokens_that_there_are_not(tmp_path: Path, where: str) -> None:
+    fields = {"strategy": ["tp"], "tokens": [4, 8, 99999]}
+    found = search(spec(fields=fields, where=[where], trials=6), tmp_path / "out", Serial())
+    assert {row["tokens"] for row in found.table.to_pylist()} <= {4, 8}

@@ -166,19 +166,20 @@ class Inputs:
                 self._digests[routing_key] += _digest(self._trainings[routing_key].experts.tobytes())
         return model_key, routing_key
 
-    def check_tokens(self, jobs: Sequence[Job]) -> None:
-        """Raise ConfigError if traces have fewer tokens than jobs ask for."""
+    def check_tokens(self, jobs: Sequence[Job], *, of_search: bool = False) -> None:
+        """Raise ConfigError if traces have fewer tokens than jobs ask for; ``of_search``: they are not all designs."""
         short: dict[Key, list[tuple[int, str]]] = {}  # by trace and mix: tokens and reasons
         for key in {job.routing: None for job in jobs if job.routing in self._too_few}:
             short.setdefault((key[0], key[3]), []).append((key[1], str(self._routings[key])))
         if not short:
             return
         n = sum(job.routing in self._too_few for job in jobs)
+        some = "some designs" if of_search else f"{n} of {len(jobs)} points"
         tokens = sorted({number for found in short.values() for number, _ in found})
         reasons = "; ".join(min(found)[1] for found in short.values())
         raise ConfigError(
-            f"{n} of {len(jobs)} points ask for more tokens than there are ({_few(tokens)}), so nothing was run. "
-            f"{reasons}; or leave the points out, as in 'where: [tokens <= 1024]'"
+            f"{some} ask for more tokens than there are ({_few(tokens)}), so nothing was run. "
+            f"{reasons}; or leave the {'designs' if of_search else 'points'} out, as in 'where: [tokens <= 1024]'"
         )
 
     def batch(self, jobs: Sequence[Job]) -> Batch:

@@ -242,8 +242,7 @@ def _reasons(row: Row, near: Sequence[Row], budget: Budget) -> tuple[str, ...]:
         if other["status"] != OK:
             out.append(f"{swap}: cannot run ({other['message']})")
             continue
-        changes = [f"{_change(other, row, column)} {word}" for column, word in _COMPARED.items()]
-        out.append(f"{swap}: {', '.join(changes)}" + ("" if other["feasible"] else "; breaks a demand"))
+        out.append(f"{swap}: {_changes(other, row)}" + ("" if other["feasible"] else "; breaks a demand"))
     return tuple(out)
 
 
@@ -258,5 +257,9 @@ def _limit(row: Row) -> str:
     )
 
 
-def _change(other: Row, row: Row, column: str) -> str:
-    return f"{100 * (other[column] / row[column] - 1):+.0f} %"
+def _changes(other: Row, row: Row) -> str:
+    """What another design has more or less of, in whole per cent, such as "-3 % latency, +12 % area; same energy"."""
+    percent = {word: round(100 * (other[column] / row[column] - 1)) for column, word in _COMPARED.items()}
+    more = ", ".join(f"{change:+} % {word}" for word, change in percent.items() if change)
+    same = ", ".join(word for word, change in percent.items() if not change)
+    return "; ".join(filter(None, (more, same and f"same {same}")))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 
 from expertstream.errors import ConfigError
 from expertstream.explore.executors import Executor
+from expertstream.explore.expressions import Expression
 from expertstream.explore.fields import Value
 from expertstream.explore.jobs import Inputs, Job, Progress, Values, no_points
 from expertstream.explore.journal import open_study
@@ -73,10 +76,12 @@ def search(
     break a limit are judged by how far they are from it; designs that break a condition of ``where`` are not run.
 
     Raises:
-        ConfigError: Optuna is not installed, an input cannot be read, or the folder belongs to another specification.
+        ConfigError: Optuna is not installed, an input cannot be read, a design may ask for more tokens than its trace
+            has, or the folder belongs to another specification.
     """
     optuna = _optuna()
     inputs = Inputs(spec)
+    inputs.check_tokens(_largest(spec, inputs), of_search=True)
     store = Store(folder, inputs.fields, spec_document(spec, inputs))
     executor = executor or default_executor()
     try:
@@ -196,6 +201,38 @@ def _result(spec: SearchSpec, table: pa.Table, trials: list[str | None], ran: in
     chosen.sort(key=lambda row: (row[first] * signs[0], row["point"]))
     limits = dict(zip(spec.objectives, (reference * signs).tolist(), strict=True))
     return Search(table, tuple(chosen), tuple(history[1:]), limits, ran)
+
+
+def _largest(spec: SearchSpec, inputs: Inputs) -> list[Job]:
+    """For each trace, model and mix a design with the most tokens that the conditions on these allow."""
+    chosen = [axis for axis in spec.axes if axis.path in ("trace", "model", "mix")]
+    tokens = next((axis for axis in spec.axes if axis.path == "tokens"), None)
+    free = {axis.path for axis in spec.axes} - {axis.path for axis in chosen} - {"tokens"}
+    decided = [one for one in spec.conditions() if not any(name in free or _root(name) in free for name in one.names)]
+    most = [spec.tokens] if tokens is None else sorted(_ends(tokens, decided), reverse=True)
+    jobs = []
+    for others in itertools.product(*(axis.values for axis in chosen)):
+        values = {axis.path: axis.at(0.0) for axis in spec.axes}
+        values |= {axis.path: value for axis, value in zip(chosen, others, strict=True)}
+        for n in most:
+            point = inputs.fixed | values | {"tokens": n}
+            if all(one.holds(partial(inputs.value, point)) for one in decided):
+                jobs.append(inputs.job(0, tuple(point[path] for path in inputs.fields)))
+                break
+    return jobs
+
+
+def _ends(tokens: Axis, conditions: Sequence[Expression]) -> set[int]:
+    """The values that tokens can have, or of a range without steps those at its ends and where a condition changes."""
+    if not tokens.is_range or tokens.steps is not None:
+        return {int(value) for value in tokens.grid() if value is not None}
+    at = [one.value for of in conditions for one in of.comparisons() if one.name == "tokens"]
+    near = {int(value) + by for value in at for by in (-1, 0, 1)}
+    return {n for n in near if tokens.low <= n <= tokens.high} | {int(tokens.low), int(tokens.high)}
+
+
+def _root(path: str) -> str:
+    return path.split(".")[0]
 
 
 def _optuna() -> Any:
