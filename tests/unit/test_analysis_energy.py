@@ -91,6 +91,18 @@ def test_the_peak_is_that_of_one_activity_where_nothing_overlaps() -> None:
     )
 
 
+@pytest.mark.parametrize(("lead_ps", "share"), [(120_000, 0.5), (10**7, 1.0)])
+def test_what_a_head_start_loads_is_energy_but_no_power_of_the_latency(lead_ps: int, share: float) -> None:
+    """The only slice takes 240 ns to load: half of it, or all, before the latency counts."""
+    options = Options(micro_slices=1, prediction=1.0, lead_ps=lead_ps)
+    result = simulate(MODEL, one_die(), routing(1), "fse-dp", options=options, technology=fixed())
+    energy, weights = result.metrics.energy, 3 * 64 * 32
+    ahead_pj = share * weights * (8 * 13.0 + 5.0 * 1.5)
+    assert energy.ahead_pj == pytest.approx([ahead_pj] * 3)
+    assert energy.average_power_w == pytest.approx((energy.total_pj - ahead_pj) / result.latency_ps)
+    assert (energy.average_power_w < energy.peak_power_w).all()
+
+
 def test_a_transfer_pays_for_every_hop_and_for_its_header() -> None:
     result = run(Package.preset("3x3"), 9, "ep")
     timeline = result.timeline

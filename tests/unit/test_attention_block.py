@@ -18,9 +18,11 @@ from expertstream.model import MoEModel
 from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
 from expertstream.planning import network_of
 from expertstream.serving.attention import AttentionBatch, plan_attention
+from expertstream.serving.blocks import Blocks
 from expertstream.serving.heads import share_heads
 from expertstream.serving.output_head import plan_lm_head
 from expertstream.serving.stages import FRONT, HEAD, HEADS, OUTPUT, READ, ROUTER, STAGES, VALUES, WRITE
+from expertstream.strategy import Options
 
 NS = 1000
 FAST = 9 * 10**12
@@ -161,6 +163,16 @@ def test_mla_does_the_multiplications_of_its_cheaper_form() -> None:
     long = batch([50], [1])  # many queries on one row: expanding it is cheaper
     pairs = 4 * (6 + 4) * (50 + 50 * 51 // 2) + (1 + 50) * 6 * 4 * 8
     assert macs_of(simulated(model, chip(), long, router=False)) == 50 * weights + pairs
+
+
+def test_keys_and_values_that_go_to_ddr_are_read_from_the_buffers() -> None:
+    blocks = Blocks(shape(), chip(), "tp", Options())
+    timing = blocks.attention(batch([1], [0]), router=False)
+    weights, row = 3072 + 1024, 128
+    # inputs and results of 2 bytes: 32 and 96 of q, k, v; 32 queries and head outputs; 32 and 32 of the output
+    assert timing.ddr_bytes == weights + row
+    assert timing.sram_read_bytes == weights + row + 2 * (32 + 32 + 32) + row
+    assert timing.sram_write_bytes == weights + 2 * (96 + 32 + 32)
 
 
 def test_passes_read_what_earlier_passes_wrote() -> None:

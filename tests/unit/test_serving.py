@@ -522,6 +522,17 @@ def test_a_deferred_pass_comes_back_at_its_layer_and_costs_token_buffer() -> Non
     assert iteration.account.spilled_bytes == 0
 
 
+def test_what_deferred_passes_keep_counts_in_the_peak() -> None:
+    (iteration, replay), (alone, _) = deferring(kept_share=0.9), deferring(kept_share=0.9)
+    fresh = Pass(1, 0, replay.rows(1, 0, 6), np.array([0, 1, 1, 2, 3, 3]), True)
+    alone.run([fresh], [], {1: Qos()})
+    qos = {0: Qos(timer=9), 1: Qos()}
+    waiting = iteration.run([Pass(0, 0, replay.rows(0, 0, 3), np.zeros(3, dtype=np.int64), True)], [], qos).waiting
+    assert [p.request for p in iteration.run([fresh], waiting, qos).waiting] == [0]  # deferred once more
+    kept = 3 * (16 * 2 + 2 * 6)
+    assert iteration.account.sums["peak_bytes"] == alone.account.sums["peak_bytes"] + kept
+
+
 def test_what_does_not_fit_the_token_buffer_goes_to_ddr_and_back() -> None:
     iteration, replay = deferring(kept_share=0.0)
     first = iteration.run([Pass(0, 0, replay.rows(0, 0, 3), np.zeros(3, dtype=np.int64), True)], [], {0: Qos(timer=1)})
@@ -533,6 +544,8 @@ def test_what_does_not_fit_the_token_buffer_goes_to_ddr_and_back() -> None:
     assert iteration.account.spilled_bytes == 2 * kept
     # each way a quarter of 132 bytes at 1 GB/s and 1 ns of latency
     assert sum(iteration.account.phase_ps["spill"]) == 2 * (33 + 1) * 1000
+    out, back = (iteration._blocks.spill(kept, back=way) for way in (False, True))
+    assert (out.sram_read_bytes, out.sram_write_bytes) == (back.sram_write_bytes, back.sram_read_bytes) == (kept, 0)
 
 
 def test_zero_slack_is_no_buffering() -> None:

@@ -33,11 +33,13 @@ class Energy:
     Attributes:
         by_component_pj: of each of ``COMPONENTS``: "mac"; "sram", reads and writes of the buffers; "control", clock,
             control and wires; "d2d"; "ddr", device and interface; "leakage" of all dies for the latency.
+        ahead_pj: what of it was spent in a head start, before the time from which the latency counts.
         peak_power_w: largest power at any instant, each activity's energy being spread evenly over its time.
         tokens, latency_ps: of the run.
     """
 
     by_component_pj: Mapping[str, Floats]
+    ahead_pj: Floats
     peak_power_w: Floats
     tokens: int
     latency_ps: int
@@ -54,8 +56,8 @@ class Energy:
 
     @property
     def average_power_w(self) -> Floats:
-        """Energy / latency (pJ per ps is W)."""
-        return self.total_pj / max(self.latency_ps, 1)
+        """Energy spent in the latency / latency (pJ per ps is W)."""
+        return (self.total_pj - self.ahead_pj) / max(self.latency_ps, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; lists are [low, nominal, high]."""
@@ -99,6 +101,7 @@ def measure_energy(
     mac = technology.mac(model.weight_bits, model.activation_bits).levels
     return Energy(
         by_component_pj=components,
+        ahead_pj=_ahead_pj(timeline, activity, technology, mac),
         peak_power_w=_peak_power_w(timeline, activity, technology, mac) + leakage_w,
         tokens=workload.n_tokens,
         latency_ps=timeline.latency_ps,
@@ -153,16 +156,28 @@ def _peak_power_w(timeline: Timeline, activity: Activity, technology: Technology
     duration = np.maximum(timeline.end_ps - timeline.start_ps, 1)
     peak = np.zeros(3)
     for level in range(3):
-        array_pj = activity.macs * mac[level]
-        array_pj += activity.sram_read_bytes * technology.sram_read.levels[level]
-        array_pj += activity.sram_write_bytes * technology.sram_write.levels[level]
-        wires_pj = activity.d2d_bytes * (8 * technology.link.energy.levels[level])
-        wires_pj += activity.ddr_bytes * (8 * technology.dram.energy.levels[level])
-        energy_pj = array_pj * (1 + technology.control.levels[level]) + wires_pj
-        power = np.rint(energy_pj / duration * SCALE).astype(np.int64)
+        power = np.rint(_of_rows_pj(activity, technology, mac, level) / duration * SCALE).astype(np.int64)
         change = np.concatenate((power, -power))[order]
         peak[level] = int(np.cumsum(change)[last].max(initial=0)) / SCALE
     return peak
+
+
+def _ahead_pj(timeline: Timeline, activity: Activity, technology: Technology, mac: Floats) -> Floats:
+    """Dynamic energy before the origin of the timeline, pJ, float64 [3]."""
+    early = np.flatnonzero(timeline.start_ps < timeline.origin_ps)
+    start, end = timeline.start_ps[early], timeline.end_ps[early]
+    share = np.where(end <= timeline.origin_ps, 1.0, (timeline.origin_ps - start) / np.maximum(end - start, 1))
+    return np.array([_of_rows_pj(activity, technology, mac, level)[early] @ share for level in range(3)])
+
+
+def _of_rows_pj(activity: Activity, technology: Technology, mac: Floats, level: int) -> Floats:
+    """Dynamic energy of each row of the timeline at one level of the constants, pJ, float64 [rows]."""
+    array_pj = activity.macs * mac[level]
+    array_pj += activity.sram_read_bytes * technology.sram_read.levels[level]
+    array_pj += activity.sram_write_bytes * technology.sram_write.levels[level]
+    wires_pj = activity.d2d_bytes * (8 * technology.link.energy.levels[level])
+    wires_pj += activity.ddr_bytes * (8 * technology.dram.energy.levels[level])
+    return np.asarray(array_pj * (1 + technology.control.levels[level]) + wires_pj, dtype=np.float64)
 
 
 def _total(values: NDArray[np.int64]) -> int:

@@ -27,7 +27,7 @@ from expertstream.planning import plan_on
 from expertstream.serving.attention import AttentionBatch, first_loads, plan_attention
 from expertstream.serving.output_head import first_head_loads, plan_lm_head
 from expertstream.serving.preload import Lead, Preloads, Tail, measure_lead, measure_tail, own_channels
-from expertstream.serving.stages import BlockPlan
+from expertstream.serving.stages import WRITE, BlockPlan
 from expertstream.strategy import Options, Plan, blame, check_plan, get_strategy
 from expertstream.strategy.buffers import package_buffers
 from expertstream.trace import Routing
@@ -229,10 +229,10 @@ class Blocks:
         finally:
             self._reuse, self._observe = before
 
-    def spill(self, n_bytes: int, *, layer: int = -1) -> BlockTiming:
-        """Time the way of activations to DDR, or back, over all channels evenly."""
+    def spill(self, n_bytes: int, *, back: bool = False, layer: int = -1) -> BlockTiming:
+        """Time the way of activations to DDR, or ``back``, over all channels evenly."""
         return self._time(
-            "spill", layer, 0, (np.array([n_bytes]),), lambda package: (_plan_spill(package, n_bytes), None)
+            "spill", layer, 0, (np.array([n_bytes, back]),), lambda package: (_plan_spill(package, n_bytes, back), None)
         )
 
     def package(self, reserved_bytes: int) -> Package:
@@ -296,7 +296,6 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own
     busy = measure_busy_times(timeline)
     ahead = sum(plan.preloaded_bytes) if isinstance(plan, BlockPlan) else 0
     sent = int(timeline.bytes[timeline.source >= 0].sum())
-    loaded = int(timeline.bytes[timeline.kind == LOAD].sum())
     if workload is not None:
         activity = count_activity(workload, plan, timeline)
         macs, read = int(activity.macs.sum()), int(activity.sram_read_bytes.sum())
@@ -307,8 +306,10 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own
         hops = np.diff(timeline.network.path_ptr)[pair]
         wire = int(((timeline.bytes[sends] + timeline.network.header_bytes) * hops).sum())
         block = plan if isinstance(plan, BlockPlan) else None
+        to_ddr = timeline.tag == WRITE
+        stored, loaded = (int(timeline.bytes[(timeline.kind == LOAD) & way].sum()) for way in (to_ddr, ~to_ddr))
         macs = block.macs if block else 0
-        read = (block.read_bytes if block else 0) + sent
+        read = (block.read_bytes if block else 0) + sent + stored
         written = (block.written_bytes if block else 0) + sent + loaded + ahead
     return BlockTiming(
         latency_ps=timeline.latency_ps,
@@ -326,7 +327,7 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own
     )
 
 
-def _plan_spill(package: Package, n_bytes: int) -> Plan:
+def _plan_spill(package: Package, n_bytes: int, back: bool) -> Plan:
     """Activations from the dies to DDR or back: the channels share the bytes; the mesh is not modelled."""
     work = Work()
     group = work.new_group()
@@ -339,6 +340,7 @@ def _plan_spill(package: Package, n_bytes: int) -> Plan:
         pool=TOKENS,
         channel=channels[share > 0],
         space=0,
+        tag=-1 if back else WRITE,
     )
     nothing = np.empty(0, dtype=np.int64)
     return Plan(

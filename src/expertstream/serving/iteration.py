@@ -88,23 +88,23 @@ class Account:
         """Start every layer at zero."""
         self.phase_ps = self.phase_ps or {phase: [0] * (self.n_layers + 1) for phase in PHASES}
 
-    def add(self, phase: str, layer: int, timing: BlockTiming) -> None:
-        """Count a block; ``layer`` is -1 for one that belongs to none."""
+    def add(self, phase: str, layer: int, timing: BlockTiming, apart_bytes: int = 0) -> None:
+        """Count a block; ``layer`` is -1 for one that belongs to none, ``apart_bytes`` what deferred passes keep."""
         self.phase_ps[phase][layer] += timing.latency_ps
         self.phase_compute_ps[phase] += timing.compute_ps
         self.phase_macs[phase] += timing.macs
         self.phase_ddr_bytes[phase] += timing.ddr_bytes
         for name in self.sums:
-            value = getattr(timing, name)
+            value = getattr(timing, name) + (apart_bytes if name == "peak_bytes" else 0)
             self.sums[name] = (
                 max(self.sums[name], value) if name in ("peak_bytes", "passes") else self.sums[name] + value
             )
 
-    def preload(self, n_bytes: int, tail: Tail) -> None:
-        """Count weights that were loaded in the tail of the block before."""
+    def preload(self, n_bytes: int, tail: Tail, apart_bytes: int = 0) -> None:
+        """Count weights that were loaded in the tail of the block before; ``apart_bytes`` as for ``add``."""
         self.preloaded_bytes += n_bytes
         if n_bytes:
-            self.sums["peak_bytes"] = max(self.sums["peak_bytes"], tail.held_bytes + n_bytes)
+            self.sums["peak_bytes"] = max(self.sums["peak_bytes"], tail.held_bytes + n_bytes + apart_bytes)
 
     @property
     def latency_ps(self) -> int:
@@ -179,7 +179,7 @@ class Iteration:
             back = [p for p in apart if p.layer == layer]
             if back:
                 apart = [p for p in apart if p.layer != layer]
-                self._spill(sum(p.rows.size for p in back if p.spilled), layer)
+                self._spill(sum(p.rows.size for p in back if p.spilled), [*apart, *back], layer, back=True)
                 active = sorted([*active, *(replace(p, layer=-1, spilled=False) for p in back)], key=_request)
             if active and self._buffering:
                 active, left = self._defer(active, apart, layer, qos)
@@ -189,8 +189,9 @@ class Iteration:
         sampled = np.array([p.home[-1] for p in active if p.samples], dtype=np.int64)
         if sampled.size and self._output_head:
             reserved = self._reserved(apart)
-            timing = self._blocks.output_head(sampled, reserved_bytes=reserved, after=self._preload(head=True))
-            self._count("output head", -1, timing)
+            after = self._preload(apart, head=True)
+            timing = self._blocks.output_head(sampled, reserved_bytes=reserved, after=after)
+            self._count("output head", -1, timing, apart)
         if self._buffering:
             for p in active:
                 qos[p.request] = pass_done(qos[p.request], self._buffering.slack)
@@ -201,16 +202,19 @@ class Iteration:
             sampled=int(sampled.size),
         )
 
-    def _count(self, phase: str, layer: int, timing: BlockTiming, passes: Sequence[Pass] = ()) -> None:
-        self.account.add(phase, layer, timing)
+    def _count(
+        self, phase: str, layer: int, timing: BlockTiming, apart: Sequence[Pass], passes: Sequence[Pass] = ()
+    ) -> None:
+        self.account.add(phase, layer, timing, self._apart_bytes(apart))
         self._tail = timing.tail
         if passes and self._witness:
             self._witness(phase, layer, passes)
 
-    def _preload(self, *, head: bool = False) -> Tail | None:
+    def _preload(self, apart: Sequence[Pass], *, head: bool = False) -> Tail | None:
         """The tail of the block before, once what is loaded in it has been counted."""
         if self._tail is not None:
-            self.account.preload(self._blocks.preloaded_bytes(self._tail, head=head), self._tail)
+            n_bytes = self._blocks.preloaded_bytes(self._tail, head=head)
+            self.account.preload(n_bytes, self._tail, self._apart_bytes(apart))
         return self._tail
 
     def _attention(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
@@ -220,14 +224,14 @@ class Iteration:
             home=np.concatenate([p.home for p in active]),
         )
         router, reserved = layer in self._moe, self._reserved(apart)
-        after = self._preload()
+        after = self._preload(apart)
         timing = self._blocks.attention(batch, router=router, reserved_bytes=reserved, layer=layer, after=after)
-        self._count("attention", layer, timing, active)
+        self._count("attention", layer, timing, apart, active)
 
     def _dense(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
         home = np.concatenate([p.home for p in active])
         timing = self._blocks.dense(home, reserved_bytes=self._reserved(apart), layer=layer)
-        self._count("dense", layer, timing, active)
+        self._count("dense", layer, timing, apart, active)
 
     def _experts(self, active: Sequence[Pass], apart: Sequence[Pass], layer: int) -> None:
         timing = self._experts_before
@@ -238,7 +242,7 @@ class Iteration:
                 routing, home, reserved_bytes=self._reserved(apart), layer=layer, after=self._tail
             )
         self._experts_before = timing
-        self._count("experts", layer, timing, active)
+        self._count("experts", layer, timing, apart, active)
 
     def _defer(
         self, active: Sequence[Pass], apart: Sequence[Pass], layer: int, qos: dict[int, Qos]
@@ -260,13 +264,18 @@ class Iteration:
             left.append(replace(p, layer=layer, spilled=not fits))
             spilled += 0 if fits else p.rows.size
         self.account.deferrals += len(left)
-        self._spill(spilled, layer)
+        self._spill(spilled, [*apart, *left], layer)
         return [p for p, deferred in zip(active, waits, strict=True) if not deferred], left
 
-    def _spill(self, tokens: int, layer: int) -> None:
+    def _spill(self, tokens: int, apart: Sequence[Pass], layer: int, *, back: bool = False) -> None:
         if tokens:
-            self.account.spilled_bytes += tokens * self._kept_bytes
-            self._count("spill", layer, self._blocks.spill(tokens * self._kept_bytes, layer=layer))
+            n_bytes = tokens * self._kept_bytes
+            self.account.spilled_bytes += n_bytes
+            self._count("spill", layer, self._blocks.spill(n_bytes, back=back, layer=layer), apart)
+
+    def _apart_bytes(self, apart: Sequence[Pass]) -> int:
+        """Bytes that deferred passes take of all token buffers together."""
+        return sum(p.rows.size for p in apart if not p.spilled) * self._kept_bytes
 
     def _kept(self, apart: Sequence[Pass]) -> int:
         """Bytes that deferred passes take of the fullest token buffer."""
