@@ -214,6 +214,35 @@ def test_generation_is_prefill_then_decode_and_ends_where_requests_end() -> None
     assert np.array_equal(trace.experts[mine], whole.experts[: mine.sum()])
 
 
+@pytest.mark.parametrize("given", ["argument", "list", "tensor", "settings", "none"])
+def test_end_tokens_given_to_generate_are_seen(given: str) -> None:
+    model = tiny("mixtral")
+    ids = torch.randint(3, 64, (2, 5), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        free = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=[])
+        stop = int(free[0, 6])  # the second generated token of the first request
+        if given == "none":  # the model's own end token ends nothing
+            model.generation_config.eos_token_id = stop
+        end = {"argument": stop, "list": [stop, 1], "tensor": torch.tensor([stop]), "settings": None, "none": None}[
+            given
+        ]
+        settings = transformers.GenerationConfig(eos_token_id=stop, max_new_tokens=6, do_sample=False)
+        how = {"generation_config": settings} if given == "settings" else {"eos_token_id": end, "max_new_tokens": 6}
+        with capture(model) as trace:
+            out = model.generate(ids, do_sample=False, **how)
+            model.generate(
+                ids[:1], max_new_tokens=3, do_sample=False, eos_token_id=[]
+            )  # one call says nothing of another
+    assert "generate" not in vars(model)
+    ends = [] if given == "none" else [stop]
+    for row in (0, 1):
+        generated = out[row, 5:].tolist()
+        fed = next((at for at, token in enumerate(generated) if token in ends), len(generated) - 1)
+        assert trace.phase[trace.request == row].tolist() == [0] * 5 + [1] * fed
+    assert given == "none" or (trace.request == 0).sum() == 6
+    assert (trace.request == 2).sum() == 5 + 2
+
+
 def test_a_filled_cache_continues_requests_and_chunks_are_prefill() -> None:
     model = tiny("qwen3_moe")
     ids = torch.randint(3, 64, (1, 9), generator=torch.Generator().manual_seed(4))

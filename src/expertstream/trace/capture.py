@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -153,8 +154,8 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     Every forward pass without a filled cache starts new requests, one per sequence of the batch; passes with one
     continue them. A pass of one token after a filled cache is decode, all others are prefill. Padding (by a 2-D
     attention mask) and what ``generate`` feeds to sequences that have ended are dropped. A sequence ends with an
-    end token of ``model.generation_config``; set it there, as an ``eos_token_id`` given to ``generate`` is not seen.
-    Beam search, which moves sequences within a batch, is not told apart.
+    end token: one that ``model.generate`` was given, else one of ``model.generation_config``. Other ends (stop strings,
+    criteria of your own) and beam search, which moves sequences within a batch, are not told apart.
 
     Args:
         model: a transformers model of a known family, in any device and type.
@@ -175,7 +176,7 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     if len(set(numbers.values())) < len(numbers):
         raise TraceError(f"the model has two routers in one layer: {', '.join(routers)}")
     recorder = _Recorder(sorted(numbers.values()))
-    ends = _end_tokens(model)
+    given: list[frozenset[int]] = []  # end tokens of the calls of generate that are running
 
     def before(_: Any, args: Any, kwargs: Any) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -187,7 +188,7 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
         seen = int(past.get_seq_length()) if past is not None else 0
         if not seen and mask is not None:
             seen = int(mask.shape[1]) - int(shape[1])
-        recorder.start(ids, (int(shape[0]), int(shape[1])), mask, seen, ends)
+        recorder.start(ids, (int(shape[0]), int(shape[1])), mask, seen, given[-1] if given else _end_tokens(model))
 
     def after(*_: Any) -> None:
         recorder.end()
@@ -208,7 +209,8 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     ]
     trace = _NotFilled.__new__(_NotFilled)
     try:
-        yield trace
+        with _ends_of_generate(model, given):
+            yield trace
     finally:
         for handle in handles:
             handle.remove()
@@ -261,7 +263,44 @@ def _n_experts(routers: dict[str, Any]) -> int:
     return numbers.pop()
 
 
+@contextmanager
+def _ends_of_generate(model: Any, given: list[frozenset[int]]) -> Iterator[None]:
+    """While a call of ``model.generate`` runs, its end tokens are the last item of ``given``."""
+    generate, own = getattr(model, "generate", None), vars(model).get("generate")
+    if generate is None:
+        yield
+        return
+
+    @wraps(generate)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        settings = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        if "eos_token_id" in kwargs:
+            given.append(_as_ids(kwargs["eos_token_id"]))
+        elif getattr(settings, "eos_token_id", None) is not None:
+            given.append(_as_ids(settings.eos_token_id))  # type: ignore[union-attr]
+        else:
+            given.append(_end_tokens(model))
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            given.pop()
+
+    model.generate = watched
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.generate
+        else:
+            model.generate = own
+
+
 def _end_tokens(model: Any) -> frozenset[int]:
     settings = getattr(model, "generation_config", None) or model.config
-    end = getattr(settings, "eos_token_id", None)
-    return frozenset([] if end is None else [end] if isinstance(end, int) else end)
+    return _as_ids(getattr(settings, "eos_token_id", None))
+
+
+def _as_ids(end: Any) -> frozenset[int]:
+    """End tokens as ``generate`` takes them: None, an id, or several in a list or a tensor."""
+    ids = end.tolist() if hasattr(end, "tolist") else end
+    return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
