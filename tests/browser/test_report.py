@@ -19,6 +19,7 @@ from expertstream.package import Faults, LinkFault, Package
 from expertstream.simulate import Comparison, Result, simulate
 from expertstream.strategy import Options
 from expertstream.trace import synthesize
+from tests.browser.conftest import MODEL
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -132,6 +133,53 @@ def test_pick_an_expert_and_follow_it(open_page: Open, result: Result) -> None:
     assert low != high
     page.get_by_label("Follow").select_option("")
     assert "tokens (" not in status(page)
+
+
+WATCH = """
+    window.drawn = [];
+    const context = CanvasRenderingContext2D.prototype;
+    for (const name of ["clearRect", "fillRect", "roundRect", "fillText"]) {
+      const plain = context[name];
+      context[name] = function (...args) {
+        if (this.canvas.id === "mesh-0") {
+          if (name === "clearRect") window.drawn = [];
+          else if (name !== "fillText") window.drawn.push({ box: args.slice(0, 4) });
+          else {
+            const wide = this.measureText(args[0]).width;
+            const high = parseFloat(this.font.match(/([0-9.]+)px/)[1]);
+            window.drawn.push({ text: args[0], box: [args[1] - wide / 2, args[2] - high / 2, wide, high] });
+          }
+        }
+        return plain.apply(this, args);
+      };
+    }
+"""
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(2, 2), (4, 4), (2, 12), (16, 16)])
+def test_nothing_is_drawn_over_the_name_of_a_die(open_page: Open, rows: int, cols: int) -> None:
+    chip = Package.preset("test-chip-2x2").replace(name="mesh", rows=rows, cols=cols)
+    routing = synthesize(MODEL, requests=4, tokens_per_request=70, layers=[0], seed=3).iteration(tokens=256, layer=0)
+    page = open_page(simulate(MODEL, chip, routing), before=WATCH)
+    names = [f"die {die}" for die in range(rows * cols)]
+    moving = 0
+    scrub_to(page, 0.3)
+    for _ in range(12):  # many transfers have just begun where an activity begins
+        page.keyboard.press(".")
+        drawn = page.evaluate("() => new Promise(requestAnimationFrame).then(() => window.drawn)")
+        moving += sum(counts_shown(page)[1:])
+        at = {one["text"].removeprefix("die "): number for number, one in enumerate(drawn) if "text" in one}
+        assert [name for name in names if name.removeprefix("die ") not in at] == []
+        for name in names:
+            number = at[name.removeprefix("die ")]
+            x, y, wide, high = drawn[number]["box"]
+            over = [
+                (left, top, width, height)
+                for left, top, width, height in (one["box"] for one in drawn[number + 1 :])
+                if left < x + wide and left + width > x and top < y + high and top + height > y
+            ]
+            assert over == [], name
+    assert moving > 8
 
 
 def test_a_shared_expert_has_a_name_of_its_own(open_page: Open, result: Result) -> None:

@@ -15,6 +15,8 @@ export class Mesh {
     const sides = 2 * (PILL + WAY + 4);
     this.pitch = Math.max(34, Math.min(190, (width - sides) / (cols - 0.42), 640 / (rows - 0.42)));
     this.side = this.pitch * 0.58;
+    this.small = this.side < 60;
+    this.head = Math.max(this.side * 0.26, this.small ? 13 : 20); // of a die, for its name
     this.left = (width - ((cols - 1) * this.pitch + this.side)) / 2;
     this.top = 16;
     this.pills = [];
@@ -58,10 +60,11 @@ export class Mesh {
     this.expert = state.expert;
     this.#links(now);
     if (this.expert !== null) this.#trajectory();
-    for (let die = 0; die < this.run.nDies; die++) this.#die(die, state.time, now.computes[die]);
-    this.run.channels.forEach((_, channel) => this.#channel(channel, now.loads[channel] ?? -1, state.time));
+    // What moves goes in under the dies, so that it hides neither their names nor what they compute.
     for (const row of Object.values(now.loads)) this.#load(row, state.time);
     for (const row of now.sends) this.#send(row, state.time);
+    for (let die = 0; die < this.run.nDies; die++) this.#die(die, state.time, now.computes[die]);
+    this.run.channels.forEach((_, channel) => this.#channel(channel, now.loads[channel] ?? -1, state.time));
   }
 
   #isDim(row) {
@@ -136,7 +139,7 @@ export class Mesh {
     context.roundRect(x, y, side, side, 7);
     context.fill();
     context.stroke();
-    const small = side < 60;
+    const { small, head } = this;
     if (run.deadDies.includes(die)) {
       this.#label(small ? "dead" : `die ${die} dead`, x + side / 2, y + side / 2, colour.muted, small ? 9 : 12);
       return;
@@ -147,15 +150,15 @@ export class Mesh {
     context.fillText(small ? `${die}` : `die ${die}`, x + side / 2, y + (small ? 8 : 13));
     this.#gauge(die, 0, x + 5, y, time, colour.load);
     this.#gauge(die, 1, x + side - 5 - Math.max(3, side * 0.06), y, time, colour.receive);
-    this.#macs(row, x + side * 0.16, y + side * 0.26, side * 0.68, time);
+    this.#macs(row, x + side * 0.16, y + head, side * 0.68, time);
     if (this.expert !== null) this.#waiting(die, x, y, time);
   }
 
   #gauge(die, pool, x, y, time, ink) {
     const { context, colour, run, side } = this;
     const wide = Math.max(3, side * 0.06);
-    const tall = side * 0.62;
-    const top = y + side * 0.26;
+    const tall = Math.min(side * 0.62, side - this.head - 2);
+    const top = y + this.head;
     const share = Math.min(1, run.held(die, pool, time) / Math.max(1, run.bufferBytes[die][pool]));
     context.fillStyle = colour.surface;
     context.fillRect(x, top, wide, tall);
@@ -165,7 +168,7 @@ export class Mesh {
 
   #macs(row, x, y, wide, time) {
     const { context, colour, run } = this;
-    const tall = wide * 0.62;
+    const tall = Math.min(wide * 0.62, this.side - this.head - 2);
     context.fillStyle = colour.surface;
     context.fillRect(x, y, wide, tall);
     if (row < 0) {
@@ -182,6 +185,7 @@ export class Mesh {
     context.globalAlpha = 1;
     const ink = dim ? colour.muted : colour.text;
     const name = run.shortName(run.expert[row]);
+    if (wide < 22) return; // the table below the picture has it
     if (wide <= 44) this.#label(name, x + wide / 2, y + tall / 2 - 1, ink, 8, "600");
     else {
       this.#label(name, x + wide / 2, y + tall * 0.32, ink, 13, "600");
@@ -223,7 +227,7 @@ export class Mesh {
       context.fillRect(x + 3, y + 15, (width - 6) * Math.min(1, (time - run.start[row]) / Math.max(1, run.busy[row])), 3);
       context.globalAlpha = 1;
     }
-    this.#label(width > 44 ? `DDR ${channel}` : `D${channel}`, x + width / 2, y + 8.5, colour.text, width > 44 ? 11 : 9);
+    if (width >= 12) this.#label(width > 44 ? `DDR ${channel}` : `D${channel}`, x + width / 2, y + 8.5, colour.text, width > 44 ? 11 : 9);
   }
 
   #load(row, time) {
@@ -234,8 +238,7 @@ export class Mesh {
     const from = [pill.x + pill.width / 2, pill.y + 10];
     const outward = pill.x < x;
     const to = die === run.channels[run.resource[row]][0] ? [x + (outward ? 0 : this.side), pill.y + 10] : this.centre(die);
-    const sign = outward ? 1 : -1;
-    const start = [from[0] + sign * (pill.width / 2 + 10), from[1]];
+    const start = [from[0] + (outward ? 1 : -1) * (pill.width / 2), from[1]];
     this.#slice(row, [start, to], time, this.colour.load);
   }
 
@@ -249,9 +252,16 @@ export class Mesh {
     this.#slice(row, points, time, this.colour.send);
   }
 
-  /** A micro-slice on its way along a line of points. */
+  /** A micro-slice on its way along a line of points; it begins beside the first one, where it can be read. */
   #slice(row, points, time, ink) {
     const { context, colour, run } = this;
+    const name = run.shortName(run.expert[row]);
+    const high = this.small ? 11 : 16;
+    const wide = Math.max(high, name.length * (high * 0.5) + 7);
+    const [[ax, ay], [bx, by]] = points;
+    const first = Math.hypot(bx - ax, by - ay) || 1;
+    const beside = Math.min((ax === bx ? high : wide) / 2 + 1, first / 2) / first;
+    points[0] = [ax + (bx - ax) * beside, ay + (by - ay) * beside];
     const lengths = points.slice(1).map(([x, y], i) => Math.hypot(x - points[i][0], y - points[i][1]));
     const total = lengths.reduce((sum, length) => sum + length, 0);
     let left = total * Math.min(1, (time - run.start[row]) / Math.max(1, run.busy[row]));
@@ -261,9 +271,6 @@ export class Mesh {
     const x = points[leg][0] + (points[leg + 1][0] - points[leg][0]) * share;
     const y = points[leg][1] + (points[leg + 1][1] - points[leg][1]) * share;
     const dim = this.#isDim(row);
-    const name = run.shortName(run.expert[row]);
-    const high = this.side < 60 ? 11 : 16;
-    const wide = Math.max(high, name.length * (high * 0.5) + 7);
     context.globalAlpha = dim ? 0.25 : 1;
     context.fillStyle = !dim && this.expert !== null ? colour.accent : ink;
     context.strokeStyle = colour.surface;
