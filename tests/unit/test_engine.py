@@ -129,6 +129,33 @@ def test_a_send_waits_for_room_at_the_receiver() -> None:
     assert timeline.space_ps[timeline.kind == SEND].tolist() == [4_000_000]
 
 
+def test_a_transfer_time_is_rounded_up() -> None:
+    work = Work()
+    work.add_chunks(group=work.new_group(), bytes=1, die=[[0, 1]], compute_ps=[[0, 5]])
+    timeline = run(work, full_network(2, link=7_000_000, header=9))
+    assert rows(timeline, SEND) == [(0, 1_428_572)]  # 10 bytes
+
+
+def test_tokens_that_found_no_room_and_then_a_busy_link_go_once_it_is_idle() -> None:
+    work = Work()
+    group = work.new_group()
+    work.add_chunks(group=group, bytes=2 * KB, die=[[1]], pool=TOKENS, compute_ps=5_000_000)
+    work.add_chunks(group=group, bytes=KB, die=[[0, 1]] * 2, pool=TOKENS, space=[[0, KB]] * 2)
+    timeline = run(work, full_network(2, tokens=2 * KB))
+    assert rows(timeline, SEND) == [(5_000_000, 5_100_000), (5_100_000, 5_200_000)]
+
+
+def test_what_waits_for_its_place_is_not_overtaken() -> None:
+    work = Work()
+    group = work.new_group()
+    first, later = work.new_gates([1, 1]).tolist()
+    work.add_chunks(group=group, bytes=2 * KB, die=[[0]], pool=TOKENS, compute_ps=5_000, done=first)
+    work.add_chunks(group=group, bytes=2 * KB, die=[[0]], pool=TOKENS, arrive=later)
+    work.add_chunks(group=group, bytes=KB, die=[[0]], pool=TOKENS, hold=later)
+    timeline = run(work, full_network(1, tokens=3 * KB))
+    assert timeline.hold_from_ps.tolist() == [0, 5_000, 5_000]
+
+
 def test_gates_delay_injection_compute_and_release() -> None:
     work = Work()
     group = work.new_group()
