@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from expertstream.comparison import Comparison, compare
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import Comparison, compare
 from expertstream.strategy.registry import BUILT_IN
 from expertstream.trace import RoutingTrace, packaged_trace
 

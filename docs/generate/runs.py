@@ -10,10 +10,11 @@ import numpy as np
 from docs.generate.results import TOKENS, Case, synthetic
 from docs.generate.svg import COLOURS, INK, MUTED, Canvas
 from expertstream.analysis import busy_in_windows, occupancy
+from expertstream.comparison import in_parts
 from expertstream.engine.layout import COMPUTE
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import Result, in_parts, simulate
+from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
 from expertstream.trace import packaged_trace, synthesize
 from expertstream.units import format_bytes, format_time

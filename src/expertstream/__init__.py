@@ -1,10 +1,11 @@
 """Simulate and compare Mixture-of-Experts layers on multi-chiplet packages."""
 
+from expertstream.comparison import Comparison, compare
 from expertstream.errors import ExpertStreamError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
-from expertstream.simulate import Comparison, Result, compare, simulate
+from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options, Plan, Strategy, strategy_names
 from expertstream.trace import (
     Routing,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from expertstream.comparison import Comparison, compare
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import Comparison, Result, compare, simulate
+from expertstream.simulate import Result, simulate
 from expertstream.trace import RoutingTrace, synthesize
 
 if TYPE_CHECKING:

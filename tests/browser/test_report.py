@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from expertstream.comparison import Comparison
 from expertstream.engine.layout import COMPUTE, LOAD, SEND
 from expertstream.model import MoEModel
 from expertstream.package import Faults, LinkFault, Package
-from expertstream.simulate import Comparison, Result, simulate
+from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
 from expertstream.trace import synthesize
 from tests.browser.conftest import MODEL

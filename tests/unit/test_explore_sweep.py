@@ -16,6 +16,7 @@ from typing import ClassVar
 import pyarrow.parquet as pq
 import pytest
 
+from expertstream.comparison import compare
 from expertstream.errors import ConfigError, WorkerError
 from expertstream.explore import SweepSpec, make_executor, sweep
 from expertstream.explore import shards as shards_module
@@ -26,7 +27,7 @@ from expertstream.explore.store import Store
 from expertstream.explore.worker import BatchTask, Done, run_batch
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import compare, simulate
+from expertstream.simulate import simulate
 from expertstream.trace import packaged_trace
 from tests.damage import change_a_number
 from tests.needs import needs_module

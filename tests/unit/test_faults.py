@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from expertstream.cli.main import run
+from expertstream.comparison import compare, in_parts
 from expertstream.engine.layout import SEND
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package, SurvivingPackage, Topology, surviving
-from expertstream.simulate import compare, in_parts, latency_without_faults, simulate
+from expertstream.simulate import latency_without_faults, simulate
 from expertstream.strategy import Options, strategy_names
 from expertstream.trace import synthesize
 from tests.property.cases import routing_of, training_of

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from expertstream.analysis import occupancy
+from expertstream.comparison import Comparison, compare
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report.html import page
 from expertstream.report.html.charts import histogram
-from expertstream.simulate import Comparison, Result, compare, simulate
+from expertstream.simulate import Result, simulate
 from expertstream.trace import synthesize
 from expertstream.units import format_time
 

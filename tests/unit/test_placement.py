@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from expertstream.comparison import compare, in_parts
 from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.errors import BufferTooSmallError, WorkloadError
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import compare, in_parts, simulate
+from expertstream.simulate import simulate
 from expertstream.strategy import Options
 from expertstream.strategy.placement import affine, balanced, contiguous, homes_by_votes, replicated, round_robin
 from expertstream.trace import Routing, RoutingTrace, synthesize

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from expertstream.cli.main import run
+from expertstream.comparison import compare
 from expertstream.errors import TraceError
 from expertstream.files import to_json
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report import trace_page
-from expertstream.simulate import compare
 from expertstream.strategy import Options
 from expertstream.trace import RoutingTrace, parquet, skew, statistics, synthesize
 from expertstream.trace.statistics import counts_of, looked_at, sample

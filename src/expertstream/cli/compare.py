@@ -14,11 +14,11 @@ from rich.table import Table
 
 from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
+from expertstream.comparison import Comparison, compare
 from expertstream.errors import ConfigError
 from expertstream.files import check_writable, write_json
 from expertstream.model import MoEModel
 from expertstream.package import Package
-from expertstream.simulate import Comparison, compare
 from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
 from expertstream.trace import RoutingTrace
 from expertstream.units import format_bytes, format_time

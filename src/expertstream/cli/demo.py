@@ -12,12 +12,13 @@ import typer
 from expertstream.cli.compare import as_document, show, title_of
 from expertstream.cli.console import announce_compilation, print_json, progress, remark
 from expertstream.cli.inputs import JsonOption
+from expertstream.comparison import compare, in_parts
 from expertstream.files import make_folder, write_json
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.report.chart import write_chart
 from expertstream.report.perfetto import write_perfetto
-from expertstream.simulate import compare, in_parts, simulate
+from expertstream.simulate import simulate
 from expertstream.strategy import Options
 from expertstream.trace import packaged_trace
 

@@ -13,11 +13,12 @@ from expertstream.analysis import CAUSES, Budget
 from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
 from expertstream.cli.rtl import rtl_schedulers
+from expertstream.comparison import in_parts
 from expertstream.errors import ConfigError
 from expertstream.files import check_writable
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.perfetto import write_perfetto
-from expertstream.simulate import Result, in_parts, latency_without_faults, simulate
+from expertstream.simulate import Result, latency_without_faults, simulate
 from expertstream.strategy import DEFAULT, get_strategy
 from expertstream.units import format_bytes, format_time
 

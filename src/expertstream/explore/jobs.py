@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel
 
+from expertstream.comparison import Splits, in_parts
 from expertstream.documents import load_model, load_package, load_technology
 from expertstream.errors import ConfigError, ExpertStreamError, TooFewTokensError
 from expertstream.explore.fields import DOCUMENTS, Value, change_model, value_of
@@ -20,7 +21,6 @@ from expertstream.explore.spec import Base, SweepSpec
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
-from expertstream.simulate import Splits, in_parts
 from expertstream.strategy import Options, get_strategy, source_of
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
 

@@ -13,12 +13,13 @@ from expertstream.analysis.bounds import lower_bounds
 from expertstream.analysis.buffers import measure_buffers
 from expertstream.analysis.busy_times import measure_busy_times
 from expertstream.analysis.stalls import CAUSES, stall_ps
+from expertstream.comparison import in_parts
 from expertstream.errors import TraceError
 from expertstream.explore.fields import change_package
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.reproduce.study import Point, Row, Setting
-from expertstream.simulate import Result, in_parts, simulate
+from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
 from expertstream.trace import Routing, RoutingTrace, synthesize
 

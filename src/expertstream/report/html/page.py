@@ -20,7 +20,8 @@ from expertstream.report.html.pack import Packed, pack_run
 from expertstream.report.html.run import run_about, run_article
 
 if TYPE_CHECKING:
-    from expertstream.simulate import Comparison, Result
+    from expertstream.comparison import Comparison
+    from expertstream.simulate import Result
 
 SCRIPTS = ("inflate", "unpack", "format", "run", "state", "canvas", "activities", "lines", "mesh", "replay", "main")
 MAX_ACTIVITIES = 1_000_000  # of all runs in one page: about 3 to 6 bytes each in the file, 100 in the browser

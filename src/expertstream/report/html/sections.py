@@ -11,7 +11,8 @@ from expertstream.report.verdict import comparison_verdict
 from expertstream.units import format_bytes, format_time
 
 if TYPE_CHECKING:
-    from expertstream.simulate import Comparison, Result
+    from expertstream.comparison import Comparison
+    from expertstream.simulate import Result
 
 FOOTER = """<footer>
 <p>Written by expertstream. Time is exact to the picosecond. The lower bound is the larger of the time to load the
