@@ -171,7 +171,7 @@ def test_nothing_is_drawn_over_the_name_of_a_die(open_page: Open, rows: int, col
         moving += sum(counts_shown(page)[1:])
         at = {one["text"].removeprefix("die "): number for number, one in enumerate(drawn) if "text" in one}
         assert [name for name in names if name.removeprefix("die ") not in at] == []
-        for name in names:
+        for name in names[:: 1 + rows * cols // 50]:
             number = at[name.removeprefix("die ")]
             x, y, wide, high = drawn[number]["box"]
             over = [
