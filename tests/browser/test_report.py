@@ -160,7 +160,7 @@ WATCH = """
 @pytest.mark.parametrize(("rows", "cols"), [(2, 2), (4, 4), (2, 12), (16, 16)])
 def test_nothing_is_drawn_over_the_name_of_a_die(open_page: Open, rows: int, cols: int) -> None:
     chip = Package.preset("test-chip-2x2").replace(name="mesh", rows=rows, cols=cols)
-    routing = synthesize(MODEL, requests=4, tokens_per_request=70, layers=[0], seed=3).iteration(tokens=256, layer=0)
+    routing = synthesize(MODEL, requests=4, tokens_per_request=20, layers=[0], seed=3).iteration(tokens=64, layer=0)
     page = open_page(simulate(MODEL, chip, routing), before=WATCH)
     names = [f"die {die}" for die in range(rows * cols)]
     moving = 0
