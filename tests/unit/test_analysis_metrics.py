@@ -121,6 +121,8 @@ def test_all_measures_of_a_run() -> None:
         "peak_package_bytes": 2 * KB + 300,
         "peak_package_weight_bytes": 2 * KB,
         "peak_package_token_bytes": 300,
+        "mean_package_weight_bytes": KB * 1.0 + KB * 3 / 13,
+        "mean_package_token_bytes": 300.0,
         "peak_weight_bytes": [KB, KB],
         "peak_token_bytes": [0, 300],
         "mean_weight_bytes": [KB * 1.0, KB * 3 / 13],

@@ -140,7 +140,8 @@ def test_tokens_that_found_no_room_and_then_a_busy_link_go_once_it_is_idle() -> 
     work = Work()
     group = work.new_group()
     work.add_chunks(group=group, bytes=2 * KB, die=[[1]], pool=TOKENS, compute_ps=5_000_000)
-    work.add_chunks(group=group, bytes=KB, die=[[0, 1]] * 2, pool=TOKENS, space=[[0, KB]] * 2)
+    stay = [[0, 9_000_000]] * 2
+    work.add_chunks(group=group, bytes=KB, die=[[0, 1]] * 2, pool=TOKENS, space=[[0, KB]] * 2, compute_ps=stay)
     timeline = run(work, full_network(2, tokens=2 * KB))
     assert rows(timeline, SEND) == [(5_000_000, 5_100_000), (5_100_000, 5_200_000)]
 
@@ -288,6 +289,14 @@ def test_a_dispatcher_may_say_how_long_each_decision_took() -> None:
     timeline = run(work, full_network(1), Both(), decision_ps=1000)
     assert rows(timeline, LOAD) == [(500, 1_000_500), (1_000_500, 2_000_500)]
     assert rows(timeline, COMPUTE)[0][0] == 1_000_500
+
+
+def test_decisions_follow_one_another() -> None:
+    work = Work()
+    for die in range(3):
+        work.add_chunks(group=work.new_group(), bytes=KB, die=[[die]], channel=die)
+    timeline = run(work, full_network(3), decision_ps=1000)
+    assert rows(timeline, LOAD) == [(1000 * n, 1_000_000 + 1000 * n) for n in (1, 2, 3)]
 
 
 def test_no_work_takes_no_time() -> None:

@@ -28,6 +28,11 @@ class Buffers:
     package_peak_bytes: Ints
     package_peak_both_bytes: int
 
+    @property
+    def package_mean_bytes(self) -> NDArray[np.float64]:
+        """Sum of the means over the dies, float64 [2]."""
+        return np.asarray(self.mean_bytes.sum(axis=0))
+
 
 def occupancy(timeline: Timeline, die: int, pool: int) -> tuple[Ints, Ints]:
     """Bytes held in one buffer as a step function.

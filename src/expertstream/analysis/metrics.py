@@ -116,6 +116,8 @@ class Metrics:
             "peak_package_bytes": self.buffers.package_peak_both_bytes,
             "peak_package_weight_bytes": int(self.buffers.package_peak_bytes[0]),
             "peak_package_token_bytes": int(self.buffers.package_peak_bytes[1]),
+            "mean_package_weight_bytes": float(self.buffers.package_mean_bytes[0]),
+            "mean_package_token_bytes": float(self.buffers.package_mean_bytes[1]),
             "peak_weight_bytes": self.buffers.peak_bytes[:, 0].tolist(),
             "peak_token_bytes": self.buffers.peak_bytes[:, 1].tolist(),
             "mean_weight_bytes": self.buffers.mean_bytes[:, 0].tolist(),

@@ -200,12 +200,14 @@ def _name(result: Result, die: int) -> str:
 
 
 def _buffers(result: Result) -> Table:
-    metrics = result.metrics
-    measures = (metrics.buffers.peak_bytes, metrics.buffers.mean_bytes, metrics.given_bytes)
+    buffers, given = result.metrics.buffers, result.metrics.given_bytes
+    measures = (buffers.peak_bytes, buffers.mean_bytes, given)
     rows = [
         [_name(result, die), *(format_bytes(float(measure[die, pool])) for pool in (0, 1) for measure in measures)]
-        for die in range(len(metrics.given_bytes))
+        for die in range(len(given))
     ]
+    whole = (buffers.package_peak_bytes, buffers.package_mean_bytes, given.sum(axis=0))
+    rows.append(["package", *(format_bytes(float(measure[pool])) for pool in (0, 1) for measure in whole)])
     columns = ["die", *(f"{pool} {measure}" for pool in ("weights", "tokens") for measure in ("peak", "mean", "size"))]
     return table("Buffers", columns, rows, left=0)
 
