@@ -33,6 +33,7 @@ def check_invariants(result: Result) -> None:
     _buffers_stay_within_their_capacity_and_end_empty(result)
     _no_resource_serves_two_at_once(result)
     _inputs_are_there_before_anything_starts(result)
+    _tokens_come_before_they_are_computed_and_their_sums_go_home(result)
     _no_bound_is_beaten(result)
     _a_head_start_only_loads(result)
 
@@ -103,6 +104,45 @@ def _inputs_are_there_before_anything_starts(result: Result) -> None:
             here[chunk, die] = int(timeline.end_ps[i] + network.path_latency_ps[pair])
         else:
             assert timeline.start_ps[i] >= here.get((chunk, die), 0)
+
+
+def _tokens_come_before_they_are_computed_and_their_sums_go_home(result: Result) -> None:
+    """Sends do not say whose tokens they carry, so bytes are counted.
+
+    Before a die computes its n-th token from elsewhere, n tokens' activations have come in; once it is done with all
+    but n of them, n tokens' partial sums have yet to leave; and partial sums come home for all that was computed away.
+    """
+    timeline, plan, workload = result.timeline, result.plan, result.workload
+    activation, partial_sum = workload.activation_bytes, workload.partial_sum_bytes
+    computes = np.flatnonzero((timeline.kind == COMPUTE) & (timeline.tag >= 0))
+    sets = [plan.set_ids[plan.set_ptr[i] : plan.set_ptr[i + 1]] for i in timeline.stop_tag[computes].tolist()]
+    row = np.repeat(computes, [ids.size for ids in sets])
+    token = np.concatenate([np.arange(0), *sets])
+    away = timeline.die[row] != workload.die_of_token[token]
+    row, token = row[away], token[away]
+    sends = np.flatnonzero((timeline.kind == SEND) & (timeline.tag < 0))
+    pair = timeline.source[sends] * timeline.network.n_dies + timeline.die[sends]
+    arrival = timeline.end_ps[sends] + timeline.network.path_latency_ps[pair]
+    for die in range(timeline.network.n_dies):
+        mine = timeline.die[row] == die
+        ids, at = np.unique(token[mine], return_inverse=True)
+        first, last = np.full(ids.size, np.iinfo(np.int64).max), np.zeros(ids.size, dtype=np.int64)
+        np.minimum.at(first, at, timeline.start_ps[row[mine]])
+        np.maximum.at(last, at, timeline.end_ps[row[mine]])
+        into, out = timeline.die[sends] == die, timeline.source[sends] == die
+        nth = np.arange(1, ids.size + 1)
+        assert (_bytes_by(np.sort(first), arrival[into], timeline.bytes[sends[into]]) >= nth * activation).all()
+        left = _bytes_by(np.sort(-last), -timeline.start_ps[sends[out]], timeline.bytes[sends[out]])
+        assert (left >= nth * partial_sum).all()
+        home = np.unique(token[workload.die_of_token[token] == die]).size
+        assert timeline.bytes[sends[into]].sum() >= home * partial_sum + ids.size * activation
+
+
+def _bytes_by(when: np.ndarray, time: np.ndarray, n_bytes: np.ndarray) -> np.ndarray:
+    """Bytes up to and with each time of ``when``."""
+    order = np.argsort(time, kind="stable")
+    total = np.concatenate(([0], np.cumsum(n_bytes[order])))
+    return total[np.searchsorted(time[order], when, side="right")]
 
 
 def _no_bound_is_beaten(result: Result) -> None:
