@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 
-from expertstream.analysis import lower_bounds
+from expertstream.analysis import lower_bounds, occupancy
 from expertstream.engine.layout import COMPUTE, LOAD, SEND
 from expertstream.errors import BufferTooSmallError
 from expertstream.simulate import Result, simulate
@@ -34,6 +34,7 @@ def check_invariants(result: Result) -> None:
     _no_resource_serves_two_at_once(result)
     _inputs_are_there_before_anything_starts(result)
     _tokens_come_before_they_are_computed_and_their_sums_go_home(result)
+    _tokens_and_their_sums_lie_in_the_token_buffer(result)
     _no_bound_is_beaten(result)
     _a_head_start_only_loads(result)
 
@@ -136,6 +137,20 @@ def _tokens_come_before_they_are_computed_and_their_sums_go_home(result: Result)
         assert (left >= nth * partial_sum).all()
         home = np.unique(token[workload.die_of_token[token] == die]).size
         assert timeline.bytes[sends[into]].sum() >= home * partial_sum + ids.size * activation
+
+
+def _tokens_and_their_sums_lie_in_the_token_buffer(result: Result) -> None:
+    """All tokens of a die; and of those that it computes the sums, with copies of those that live elsewhere."""
+    timeline, plan, workload = result.timeline, result.plan, result.workload
+    own = workload.tokens_on_die * workload.activation_bytes
+    for die in range(timeline.network.n_dies):
+        times, level = occupancy(timeline, die, 1)
+        for row in np.flatnonzero((timeline.kind == COMPUTE) & (timeline.tag >= 0) & (timeline.die == die)).tolist():
+            number = timeline.stop_tag[row]
+            ids = plan.set_ids[plan.set_ptr[number] : plan.set_ptr[number + 1]]
+            copies = int((workload.die_of_token[ids] != die).sum()) * workload.activation_bytes
+            held = level[np.searchsorted(times, timeline.start_ps[row], side="right") - 1]
+            assert held >= own[die] + copies + ids.size * workload.partial_sum_bytes
 
 
 def _bytes_by(when: np.ndarray, time: np.ndarray, n_bytes: np.ndarray) -> np.ndarray:
