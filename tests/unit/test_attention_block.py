@@ -175,6 +175,18 @@ def test_keys_and_values_that_go_to_ddr_are_read_from_the_buffers() -> None:
     assert timing.sram_write_bytes == weights + 2 * (96 + 32 + 32)
 
 
+def test_a_router_that_fills_the_buffer_lets_keys_and_values_by() -> None:
+    """They come from another die, to a channel in whose queue the router stands before them."""
+    model = MoEModel.one_layer(
+        d_model=8, d_ffn=4, n_experts=17, top_k=1, attention={"n_heads": 1, "n_kv_heads": 1, "head_dim": 1}
+    )
+    slow = {"die.weight_buffer_bytes": 128, "d2d.bandwidth_bytes_per_s": 10**9}
+    package = chip(ddr=256 * 10**8).replace(cols=2, **slow)
+    timeline = simulated(model, package, batch([1], [0]))
+    found = loaded(timeline)
+    assert [found[s] for s in (FRONT, HEADS, WRITE, OUTPUT, ROUTER)] == [16, 8, 4, 8, 17 * 8]
+
+
 def test_passes_read_what_earlier_passes_wrote() -> None:
     one = simulated(shape(), chip(), batch([8], [4]))
     package = chip(tokens=2000)

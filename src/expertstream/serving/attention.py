@@ -109,11 +109,12 @@ class _Attention(Stages):
         finished = self.work.new_gates(np.zeros(passes, dtype=np.int64))
         routed = int(self.work.new_gates(0)[0])
         self.residents(routed if router else int(finished[-1]))
+        reduced = -1
         for p in range(passes):
             before = int(finished[p - 1]) if p else -1
-            self._pass(shares, n * p // passes, n * (p + 1) // passes, blocks, before, int(finished[p]))
+            reduced = self._pass(shares, n * p // passes, n * (p + 1) // passes, blocks, before, int(finished[p]))
         if router:
-            self._router(int(finished[-1]), routed)
+            self._router(reduced, routed)
         layout = "each die's share of the projections, and its heads' cache, in its nearest DDR channel"
         return self.finished_plan(passes, layout, f"output projection in {blocks} block(s) of columns")
 
@@ -137,7 +138,11 @@ class _Attention(Stages):
     def _sum_bytes(self, columns: int) -> int:
         return -(-columns * self.model.partial_sum_bits // 8)
 
-    def _pass(self, shares: HeadShares, first: int, last: int, blocks: int, before: int, finished: int) -> None:
+    def _pass(self, shares: HeadShares, first: int, last: int, blocks: int, before: int, finished: int) -> int:
+        """A pass; returns the gate of its results, which do not wait for keys and values to be written.
+
+        What waits for them could hold the buffer of loads that stand before them in the queue of a DDR channel.
+        """
         n, on_die = last - first, self.tokens_on_dies(first, last)
         if before >= 0:
             self.loaded = before
@@ -162,16 +167,18 @@ class _Attention(Stages):
             ready = self.stage(VALUES, rows, split, n, ready)
         bounds = cut(self.model.d_model, blocks)
         reduced = -1
-        for block, width in enumerate(np.diff(bounds).tolist()):
+        for width in np.diff(bounds).tolist():
             there = self.work.new_gates(np.ones(self.n_dies))
-            is_last = block == blocks - 1
             gate = ready if reduced < 0 else reduced
-            reduced = finished if is_last else int(self.work.new_gates(0)[0])
+            reduced = int(self.work.new_gates(0)[0])
             self.area(with_heads * n * self._sum_bytes(width), gate, there[:, None], reduced)
             computed = self.stage(OUTPUT, shares.out_rows, np.full(self.n_dies, width), n, there)
             sums = on_die * self._sum_bytes(width)
             ends = ring_reduce_scatter(self.work, self.topology, self.group, sums, computed, reduced)
-            self.work.set_gate(reduced, ends + (written if is_last else 0))
+            self.work.set_gate(reduced, ends)
+        self.work.set_gate(finished, 1 + written)
+        self.work.add_chunks(group=self.group, bytes=0, die=[[0]], pool=TOKENS, gate=reduced, arrive=finished)
+        return reduced
 
     def _write(self, shares: HeadShares, n: int, ready: Ints, finished: int) -> int:
         """New keys and values go to DDR, over the mesh where a die has no channel; return the signals to come."""
@@ -274,7 +281,7 @@ class _Attention(Stages):
         self.circulate(READ, n_bytes, unit.dies, time, ready[unit.dies], attended[unit.dies], tokens, loaded)
         return int(n_bytes.size)
 
-    def _router(self, finished: int, routed: int) -> None:
+    def _router(self, reduced: int, routed: int) -> None:
         """The router's columns, split over the dies, visit all dies with tokens."""
         tokens = self.tokens_on_dies(0, self.batch.n_tokens)
         ring = np.array(self.topology.ring(range(self.n_dies)), dtype=np.int64)
@@ -287,6 +294,6 @@ class _Attention(Stages):
         n = int(tokens.sum())
         self.count(n * self.model.d_model * int(width.sum()), dies.size * int(n_bytes.sum()), n * self.model.d_model, 0)
         loaded = int(self.work.new_gates(n_bytes.size)[0])
-        gate, done = np.full(dies.size, finished), np.full(dies.size, routed)
+        gate, done = np.full(dies.size, reduced), np.full(dies.size, routed)
         self.circulate(ROUTER, n_bytes, dies, time, gate, done, tokens[dies], loaded)
         self.work.set_gate(routed, int(n_bytes.size * dies.size))
