@@ -180,7 +180,7 @@ class LayerWorkload:
         if passes == 1:
             return self._whole
         rank = np.argsort(np.argsort(-self.routing.counts, kind="stable"))
-        return self.batches(self._parts(passes, rank[self.routing.experts].max(axis=1)))
+        return self.batches(self._parts(passes, rank[self.routing.experts].max(axis=1, initial=0)))
 
     @cached_property
     def _whole(self) -> Batches:

@@ -15,13 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expertstream.engine.timeline import Timeline
+from expertstream.errors import BufferTooSmallError
+from expertstream.model import MoEModel
 from expertstream.numerics import DenseLayer, dense_output, replay
+from expertstream.package import Package
 from expertstream.serving.iteration import Pass
 from expertstream.serving.requests import Request
 from expertstream.serving.scenario import Scenario
-from expertstream.strategy import Plan
+from expertstream.strategy import Plan, strategy_names
 from expertstream.workload import LayerWorkload
-from tests.serving import serving, tiny_package, tiny_scenario
+from tests.property.cases import damaged_packages, packages
+from tests.property.test_attention_invariants import attention_models
+from tests.serving import serving, tiny_model, tiny_package, tiny_scenario
 
 Floats = np.ndarray
 
@@ -161,6 +166,26 @@ def test_every_token_passes_every_layer_once_in_order_and_the_numbers_are_right(
     assert report["deferrals"] * 100 <= passes * (spec.slack_percent if spec else 0)
     if spec is None or not spec.refill:
         assert max(max(counts) for counts in net.tokens.values()) <= scenario.tokens_per_iteration
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(scenarios(), st.one_of(packages(), damaged_packages()), attention_models(), st.sampled_from(strategy_names()))
+def test_a_run_on_any_package_ends_or_names_the_buffer_that_is_too_small(
+    scenario: Scenario, package: Package, shape: MoEModel, strategy: str
+) -> None:
+    model = tiny_model(attention=shape.attention.model_dump())
+    run = serving(scenario.model_copy(update={"strategy": strategy}), model=model, package=package)
+    try:
+        report = run.run()
+    except BufferTooSmallError:
+        return
+    assert report["requests"]["completed"] == report["requests"]["admitted"] == scenario.requests.count
+    assert sum(report["phase_ps"].values()) == report["busy_ps"] <= report["time_ps"]
+    assert max(report["utilisation"], report["ddr_utilisation"], *report["phase_utilisation"].values()) <= 1 + 1e-9
+    left = run.blocks.package(0)
+    if not strategy.startswith(("ep", "hydra")):  # which bring weight buffers of their own
+        size = left.n_dies * (left.die.weight_buffer_bytes + left.die.token_buffer_bytes)
+        assert report["peak_package_bytes"] <= size
 
 
 def _passes_follow_one_another(visits: list[tuple[str, int, int, int]], n: int, prompt: int) -> None:

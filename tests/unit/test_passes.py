@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,17 @@ def test_tokens_of_hot_experts_come_in_the_first_passes() -> None:
 def test_one_pass_has_all_tokens_in_their_order() -> None:
     layer = workload()
     assert layer.in_passes_by_expert(1) is layer.in_passes(1)
+
+
+def test_tokens_without_routed_experts_go_in_their_order() -> None:
+    model = MoEModel.one_layer(d_model=8, d_ffn=4, n_experts=4, top_k=2, n_shared_experts=1, shared_d_ffn=4)
+    model = model.model_copy(update={"n_experts": 0, "top_k": 0})  # a dense layer
+    nothing = np.empty((6, 0))
+    routed = replace(
+        routing(EXPERTS, 4), experts=nothing.astype(np.int16), weights=nothing.astype(np.float32), n_experts=0
+    )
+    layer = LayerWorkload.of(model, package(1, 2, ddr=10**9), routed)
+    assert layer.in_passes_by_expert(3).part.tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def run(strategy: str, options: Options | None = None) -> Result:

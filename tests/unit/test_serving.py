@@ -495,9 +495,9 @@ def test_one_request_one_layer_infinite_links_takes_the_closed_form() -> None:
     assert abs(outcome.latency_ps - (n_bytes - 16 + 4 * 16) * 10**6 // 4) <= 0.002 * outcome.latency_ps
 
 
-def deferring(kept_share: float) -> tuple[Iteration, Replay]:
+def deferring(kept_share: float, token_buffer_bytes: int = 64 << 10) -> tuple[Iteration, Replay]:
     """An iteration in which every request with an expert below 100 tokens waits while it has time left."""
-    model, package = tiny_model(), tiny_package()
+    model, package = tiny_model(), tiny_package(token_buffer_bytes)
     replay = Replay(synthesize(model, requests=4, tokens_per_request=16, layers=[1, 2]), model)
     blocks = Blocks(model, package, "fse-dp-paired", Options())
     buffering = Buffering(Slack(1, 10), theta_min=100, kept_share=kept_share)
@@ -520,6 +520,15 @@ def test_a_deferred_pass_comes_back_at_its_layer_and_costs_token_buffer() -> Non
     assert qos[0] == Qos(0, 1)
     assert iteration.account.deferrals == 1
     assert iteration.account.spilled_bytes == 0
+
+
+def test_no_more_is_set_aside_than_may_be_kept() -> None:
+    """A page would be all of this token buffer."""
+    iteration, replay = deferring(kept_share=0.25, token_buffer_bytes=8 << 10)
+    passes = [Pass(n, 0, replay.rows(n, 0, 3), np.zeros(3, dtype=np.int64), True) for n in (0, 1)]
+    outcome = iteration.run(passes, [], {0: Qos(timer=1), 1: Qos()})
+    assert [p.spilled for p in outcome.waiting] == [False]
+    assert iteration._reserved(outcome.waiting) == 2 << 10 < PAGE_BYTES
 
 
 def test_what_deferred_passes_keep_counts_in_the_peak() -> None:

@@ -157,6 +157,8 @@ class Iteration:
         self._experts_before: BlockTiming | None = None
         activation_bytes = -(-model.d_model * model.activation_bits // 8)
         self._kept_bytes = activation_bytes + model.top_k * GATE_BYTES
+        share = 0 if buffering is None else buffering.kept_share
+        self._most_kept = int(share * blocks.package(0).die.token_buffer_bytes)  # of a token buffer
         self.account = Account(model.n_layers)
         self._tail: Tail | None = None  # of the block before, within an iteration
 
@@ -258,9 +260,8 @@ class Iteration:
         qos.update((p.request, state) for p, state in zip(active, after, strict=True))
         left: list[Pass] = []
         spilled = 0
-        limit = int(self._buffering.kept_share * self._blocks.package(0).die.token_buffer_bytes)
         for p in (p for p, deferred in zip(active, waits, strict=True) if deferred):
-            fits = self._kept([*apart, *left, replace(p, layer=layer)]) <= limit
+            fits = self._kept([*apart, *left, replace(p, layer=layer)]) <= self._most_kept
             left.append(replace(p, layer=layer, spilled=not fits))
             spilled += 0 if fits else p.rows.size
         self.account.deferrals += len(left)
@@ -283,7 +284,7 @@ class Iteration:
         return int(np.bincount(np.concatenate(homes)).max()) * self._kept_bytes if homes else 0
 
     def _reserved(self, apart: Sequence[Pass]) -> int:
-        return -(-self._kept(apart) // PAGE_BYTES) * PAGE_BYTES
+        return min(-(-self._kept(apart) // PAGE_BYTES) * PAGE_BYTES, self._most_kept)
 
 
 def _request(p: Pass) -> int:
