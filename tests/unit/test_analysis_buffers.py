@@ -47,6 +47,16 @@ def test_peaks_and_means_per_die_and_for_the_package() -> None:
     np.testing.assert_allclose(buffers.mean_bytes, [[KB * 11 / 15, 0], [KB * 5 / 15, 300]], rtol=1e-15)
 
 
+def test_means_are_those_of_the_latency_without_the_head_start() -> None:
+    work = Work(origin_ps=1_200_000)
+    work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]], channel=0, compute_ps=500_000)
+    work.add_chunks(group=0, bytes=300, die=[[0]], pool=TOKENS, compute_ps=100_000)
+    timeline = run(work, full_network(1))
+    # The weights are there from 0 to 1.5 us, the tokens until 0.1 us; the latency is from 1.2 us on.
+    assert timeline.latency_ps == 300_000
+    assert measure_buffers(timeline).mean_bytes.tolist() == [[KB, 0]]
+
+
 def test_weights_and_tokens_that_peak_at_different_times_do_not_add_up() -> None:
     work = Work()
     group = work.new_group()

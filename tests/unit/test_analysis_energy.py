@@ -76,9 +76,11 @@ def test_one_die_one_expert_two_tokens() -> None:
     assert result.metrics.energy.per_token_pj == pytest.approx(result.metrics.energy.total_pj / 2)
 
 
-def test_the_peak_is_that_of_one_activity_where_nothing_overlaps() -> None:
-    """One whole slice: DDR loads, then the array computes; the dearer of the two is the peak."""
-    result = simulate(MODEL, one_die(), routing(1), "fse-dp", options=Options(micro_slices=1), technology=fixed())
+@pytest.mark.parametrize("latency_ps", [50_000, 0])
+def test_the_peak_is_that_of_one_activity_where_nothing_overlaps(latency_ps: int) -> None:
+    """One whole slice: DDR loads, then the array computes, at once or later; the dearer of the two is the peak."""
+    chip = one_die().replace(channels=[one_die().channels[0].model_dump() | {"latency_ps": latency_ps}])
+    result = simulate(MODEL, chip, routing(1), "fse-dp", options=Options(micro_slices=1), technology=fixed())
     timeline, weights = result.timeline, 3 * 64 * 32
     load_ps, compute_ps = (timeline.end_ps - timeline.start_ps).tolist()
     load_w = (weights * 8 * 13.0 + weights * 5.0 * 1.5) / load_ps
@@ -113,6 +115,12 @@ def test_a_transfer_pays_for_every_hop_and_for_its_header() -> None:
     assert any(hops[timeline.source[row], timeline.die[row]] > 1 for row in sends)
     assert int(activity.d2d_bytes.sum()) == by_hand
     assert result.metrics.energy.by_component_pj["d2d"].tolist() == [by_hand * 8 * 0.25] * 3
+
+
+def test_dead_dies_do_not_leak() -> None:
+    result = run(Package.preset("test-chip-2x2").replace(faults={"dead_dies": [3]}), 8)
+    leakage_w = result.metrics.area.leakage_w
+    assert result.metrics.energy.by_component_pj["leakage"] == pytest.approx(3 * leakage_w * result.latency_ps)
 
 
 def test_area_counts_modules_per_link_and_the_sram_that_the_strategy_was_given() -> None:

@@ -82,6 +82,12 @@ def test_bounds_are_rounded_up() -> None:
     assert lower_bounds(workload([[1]]), timeline).bound_ps == 750
 
 
+def test_a_head_start_takes_no_more_off_the_ddr_bound_than_the_weight_buffers_hold() -> None:
+    for origin_ps, buffer, ahead in ((200, 10**9, 200), (10**9, 150, 300)):
+        timeline = run(Work(origin_ps=origin_ps), full_network(2, channel=5 * 10**11, buffer=buffer))
+        assert lower_bounds(workload([[1]]), timeline).ddr_ps == 750 - ahead  # 1 byte a ps
+
+
 def test_no_work_has_no_gap() -> None:
     bounds = lower_bounds(workload([]), run(Work(), full_network(2)))
     assert bounds == Bounds(ddr_ps=0, compute_ps=0, d2d_ps=0)

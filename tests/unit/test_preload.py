@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 
 from expertstream.engine.layout import COMPLETE, LOAD, WEIGHTS
-from expertstream.engine.run import Dispatcher, View, run
+from expertstream.engine.run import AllAtOnce, Dispatcher, View, run
 from expertstream.engine.timeline import Timeline
+from expertstream.engine.work import Work
 from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.planning import network_of
 from expertstream.serving.attention import AttentionBatch, first_loads, plan_attention
 from expertstream.serving.blocks import Blocks
-from expertstream.serving.preload import Preloads, measure_tail, own_channels
+from expertstream.serving.iteration import Account
+from expertstream.serving.preload import Preloads, Tail, measure_tail, own_channels
 from expertstream.strategy import Options, Plan, get_strategy
 from expertstream.trace import synthesize
 from expertstream.workload import LayerWorkload
 from tests.serving import serving, tiny_package, tiny_scenario
+from tests.unit.test_engine import full_network
 
 MODEL = MoEModel.one_layer(
     d_model=512,
@@ -104,6 +107,28 @@ def test_tails_count_whole_micro_slices_that_arrive_and_fit() -> None:
     for idle, free, expected in ((1_049_999, 10**6, 0), (1_050_000, 10**6, 1), (10**9, 10**6, 4), (10**9, 60_000, 2)):
         given = type(tail)((idle, 0, idle, idle), (free, free, free, 0), 0)
         assert Preloads(chips, own, slices).count(given).tolist() == [expected, 0, expected, 0]
+
+
+def test_room_is_left_for_what_may_still_come() -> None:
+    """Die 1's channel is done at 1 us; a chunk that die 0 sends on comes after that, and may ask for two slots."""
+    work = Work()
+    group = work.new_group()
+    work.add_chunks(group=group, bytes=1000, die=[[1]], channel=1, compute_ps=10**6)
+    work.add_chunks(group=group, bytes=2000, die=[[0, 1]], channel=0, compute_ps=10**6)
+    network, nothing = full_network(2, buffer=9000), np.empty(0, dtype=np.int64)
+    buffers = network.buffer_bytes
+    plan = Plan(work, AllAtOnce(1), nothing.reshape(0, 3), np.zeros(1, dtype=np.int64), nothing, buffers, 1, "by hand")
+    tail = measure_tail(np.arange(2), plan, run(work, network))
+    # Die 1 computes until 2 us; at that instant a send to it starts, which ends, and is computed, until 3.2 us.
+    assert tail.idle_ps == (3_200_000 - 2_000_000, 3_200_000 - 1_000_000)
+    assert tail.free_bytes == (9000 - 2000, 9000 - 3000 - 2 * 2000)
+    assert tail.held_bytes == 5000
+
+
+def test_what_is_loaded_ahead_counts_in_the_peak_with_what_the_block_still_holds() -> None:
+    account = Account(1)
+    account.preload(50, Tail((0,), (0,), 700))
+    assert (account.sums["peak_bytes"], account.preloaded_bytes) == (750, 50)
 
 
 def test_channels_of_several_dies_are_nobodys_own() -> None:

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from expertstream.analysis import die_area, measure_buffers
+from expertstream.engine.layout import LOAD, SEND
+from expertstream.engine.timeline import Timeline
 from expertstream.errors import ConfigError, TraceError
 from expertstream.model import MoEModel
 from expertstream.schedule import Qos, Slack
@@ -25,7 +28,7 @@ from expertstream.serving.requests import ClosedLoop, Lengths, Request, Stream, 
 from expertstream.serving.routing import Replay
 from expertstream.serving.series import Series
 from expertstream.serving.server import Running, share_budget
-from expertstream.strategy import Options, strategy_names
+from expertstream.strategy import Options, Plan, strategy_names
 from expertstream.trace import synthesize
 from tests.serving import serving, tiny_model, tiny_package, tiny_scenario
 
@@ -167,9 +170,10 @@ def test_quantiles_are_exact_when_small_and_close_when_large() -> None:
     for value in range(1, 1001):
         quantiles.add(value)
     assert quantiles.summary() == {"mean": 500.5, "p50": 500, "p99": 990, "count": 1000}
-    large = Quantiles()
-    large.add(123_456_789_012_345)
-    assert 0 <= 1 - (large.quantile(0.5) or 0) / 123_456_789_012_345 < 0.001
+    for value in (2047, 2049, 4095, 1_000_001, 123_456_789_012_345):
+        large = Quantiles()
+        large.add(value)
+        assert 0 <= 1 - (large.quantile(0.5) or 0) / value < 0.001
     assert Quantiles.restored(json.loads(json.dumps(quantiles.state()))).summary() == quantiles.summary()
     assert Quantiles().quantile(0.5) is None
 
@@ -220,6 +224,7 @@ def test_requests_replay_the_trace_token_by_token() -> None:
     np.testing.assert_array_equal(replay.rows(0, 7, 10), [7, 0, 1])  # round and round
     again = replay.rows(5, 0, 8)
     assert sorted(again.tolist()) == list(range(8, 16))
+    assert len({int(replay.rows(n, 0, 1)[0]) for n in range(3, 21, 2)}) > 1  # each from another token on
     np.testing.assert_array_equal(replay.routing(np.array([3, 9]), 2).experts, trace.experts[[3, 9], 1])
     assert replay.borrowed == 0
     assert Replay(synthesize(model, requests=2, tokens_per_request=8, layers=[1]), model).borrowed == 1
@@ -339,8 +344,63 @@ def test_requests_wait_for_key_value_memory() -> None:
         serving(tiny_scenario(kv_capacity_bytes=5 * row // 2)).run()
 
 
+FEW = {"arrivals": "closed-loop", "clients": 2, "count": 2, "prompt_tokens": {"mean": 5}, "output_tokens": {"mean": 3}}
+
+
+def test_a_request_needs_memory_for_all_of_its_tokens_but_the_last() -> None:
+    need = 7 * 2 * 2 * 4 * 2 * 3
+    report = serving(tiny_scenario(requests=FEW, kv_capacity_bytes=2 * need, tokens_per_iteration=16)).run()
+    assert report["peak_kv_bytes"] == 2 * need  # both are there when the last iteration ends
+    one_by_one = serving(tiny_scenario(requests=FEW, kv_capacity_bytes=2 * need - 1)).run()
+    assert one_by_one["peak_kv_bytes"] == need
+    with pytest.raises(ConfigError, match="request 0 needs "):
+        serving(tiny_scenario(requests=FEW, kv_capacity_bytes=need - 1)).run()
+
+
+def test_times_to_the_first_token_and_between_tokens() -> None:
+    run = serving(tiny_scenario(requests=FEW | {"clients": 1, "count": 1, "output_tokens": {"mean": 4}}))
+    ends = []
+    while run.server.step():
+        ends.append(run.server.tally.now_ps)
+    assert len(ends) == 4
+    assert run.report()["ttft_ps"]["mean"] == ends[0]
+    assert run.report()["tpot_ps"]["mean"] == (ends[3] - ends[0]) // 3
+
+
+def test_the_report_adds_up_what_the_blocks_did() -> None:
+    seen: list[tuple[Plan, Timeline]] = []
+    slow = FEW | {"arrivals": "poisson", "rate_per_s": 100, "clients": None, "prompt_tokens": {"mean": 12}}
+    run = serving(
+        tiny_scenario(requests=slow, strategy="ep", overlap=False),
+        reuse=False,
+        package=tiny_package(1664),
+        observe=lambda kind, layer, plan, timeline, workload: seen.append((plan, timeline)),
+    )
+    report, technology = run.run(), run.parts.technology
+    loaded = wired = 0
+    for _, timeline in seen:
+        network, sends = timeline.network, np.flatnonzero(timeline.kind == SEND)
+        hops = np.diff(network.path_ptr)[timeline.source[sends] * network.n_dies + timeline.die[sends]]
+        loaded += int(timeline.bytes[timeline.kind == LOAD].sum())
+        wired += int(((timeline.bytes[sends] + network.header_bytes) * hops).sum())
+    energy = report["energy_by_component_pj"]
+    leakage_w = die_area(run.parts.package, technology, run.parts.model).leakage_w
+    assert report["ddr_bytes"] == loaded
+    assert energy["ddr"] == pytest.approx((8 * loaded * technology.dram.energy.levels).tolist())
+    assert energy["d2d"] == pytest.approx((8 * wired * technology.link.energy.levels).tolist())
+    assert energy["leakage"] == pytest.approx((4 * report["time_ps"] * leakage_w).tolist())
+    assert report["busy_ps"] == sum(timeline.latency_ps for _, timeline in seen) < report["time_ps"]
+    assert report["ddr_utilisation"] == pytest.approx(loaded * 1e12 / (4e9 * report["busy_ps"]))
+    assert report["tokens_per_s"] == pytest.approx((2 * 12 + 2 * 3) * 1e12 / report["time_ps"])
+    assert report["output_tokens_per_s"] == pytest.approx(2 * 3 * 1e12 / report["time_ps"])
+    assert report["max_passes"] == max(plan.passes for plan, _ in seen) == 2
+    assert report["peak_package_bytes"] == max(measure_buffers(t).package_peak_both_bytes for _, t in seen)
+
+
 def test_targets_that_are_missed_are_counted() -> None:
     assert serving(tiny_scenario(qos={"ttft": 1})).run()["qos_violations"] == 12
+    assert serving(tiny_scenario(requests=FEW, qos={"ttft": 1, "tpot": 1})).run()["qos_violations"] == 2
+    assert serving(tiny_scenario(requests=FEW, qos={"tpot": 1})).run()["qos_violations"] == 2
     assert serving(tiny_scenario(qos={"ttft": 10**12, "tpot": 10**12})).run()["qos_violations"] == 0
 
 

@@ -45,6 +45,13 @@ def test_a_request_without_tokens_here_is_not_deferred() -> None:
     assert defer([[]], [0], [Qos(3)], TENTH, theta_min=9) == ([False], [Qos(3)])
 
 
+def test_counters_stop_at_two_allowances() -> None:
+    qos = Qos()
+    for _ in range(50):
+        qos = pass_done(qos, Slack(3, 10))
+    assert qos == Qos(0, 20)
+
+
 def test_timers_stop_at_what_may_be_saved() -> None:
     assert defer([[0]], [9], [Qos(2, 10)], Slack(1, 10, saved=2), theta_min=1)[1] == [Qos(2, 0)]
 

@@ -145,6 +145,8 @@ class Server:
         tally.now_ps += outcome.latency_ps
         tally.iteration.add(outcome.latency_ps)
         tally.iterations += 1
+        tally.kv_bytes += sum(p.rows.size for p in outcome.finished) * self._limits.token_kv_bytes
+        tally.peak_kv_bytes = max(tally.peak_kv_bytes, tally.kv_bytes)  # before any request of the iteration completes
         for p in outcome.finished:
             self._advance(p)
         start_ps, input_tokens, output_tokens, deferrals, running = before
@@ -223,13 +225,11 @@ class Server:
         return passes
 
     def _advance(self, p: Pass) -> None:
-        tally, limits = self.tally, self._limits
+        tally = self.tally
         r = self._running[p.request]
         prompt_left = max(0, r.request.prompt - r.processed)
         r.processed += p.rows.size
         tally.input_tokens += min(prompt_left, p.rows.size)
-        tally.kv_bytes += p.rows.size * limits.token_kv_bytes
-        tally.peak_kv_bytes = max(tally.peak_kv_bytes, tally.kv_bytes)
         if not p.samples:
             return
         r.generated += 1
