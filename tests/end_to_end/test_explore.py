@@ -231,7 +231,7 @@ def test_a_search_killed_by_kill_9_goes_on_to_the_same_bytes(tmp_path: Path) -> 
 
 def _workers_of(pid: int) -> list[int]:
     """Worker processes of a running sweep."""
-    listed = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, text=True, check=False)
     return [int(child) for child in listed.stdout.split()]
 
 
@@ -248,6 +248,20 @@ def test_a_worker_process_that_dies_costs_no_row(spec: Path, reference: bytes) -
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr.decode()
     assert (out / "results.parquet").read_bytes() == reference
+
+
+def test_ctrl_c_while_workers_start_is_one_message(spec: Path) -> None:
+    command = [*PROGRAM, "sweep", str(spec), "-j", "2", "-o", str(spec.parent / "out")]
+    # a terminal's Ctrl-C reaches all processes of the program
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    _wait_for(lambda: process.poll() is not None or len(_workers_of(process.pid)) == 2)
+    workers = _workers_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b""
+    assert err == b"error: interrupted; no file was left half-written; the same command goes on where it was\n"
+    assert not any(_alive(pid) for pid in workers)
 
 
 @contextmanager

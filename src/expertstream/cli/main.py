@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 BAD_INPUT, INTERRUPTED = 2, 130
+_GO_ON: Final = ("sweep", "search", "recommend", "reproduce")  # commands that go on where they were
 _NEEDED: Final = {  # by pydantic's types of errors
     "int_parsing": "it must be a whole number",
     "float_parsing": "it must be a number",
@@ -36,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
 
         usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # click's base class, wherever typer keeps it
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(arguments)
     try:
         code = app(list(arguments), prog_name="expertstream", standalone_mode=False)
         sys.stdout.flush()
@@ -55,8 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return _say(f"cannot write the output: {error.strerror}", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
-    return _interrupted() if code == INTERRUPTED else int(code or 0)
+        return _interrupted(arguments)
+    return _interrupted(arguments) if code == INTERRUPTED else int(code or 0)
 
 
 def _of_usage(error: Any) -> str:
@@ -87,5 +88,6 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _interrupted() -> int:
-    return _say("interrupted; no file was left half-written", INTERRUPTED)
+def _interrupted(arguments: Sequence[str]) -> int:
+    more = "; the same command goes on where it was" if {*arguments[:1]} & {*_GO_ON} else ""
+    return _say(f"interrupted; no file was left half-written{more}", INTERRUPTED)

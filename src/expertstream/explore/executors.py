@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from expertstream.errors import ConfigError
@@ -98,6 +100,7 @@ class Processes:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._processes: set[BaseProcess] = set()
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -106,10 +109,13 @@ class Processes:
         return self._pool
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, whatever they do."""
         pool, self._pool = self._pool, None
+        processes, self._processes = self._processes, set()
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
 
     def run(self, tasks: Iterator[Task[Done]]) -> Iterator[Done]:
         """Results of the tasks, as they come.
@@ -149,12 +155,16 @@ class Processes:
                 yield done
 
     def _submit(self, task: Task[Done]) -> Future[Done]:
+        pool, others = self._started(), set(multiprocessing.active_children())
         try:
-            return self._started().submit(_run, task)
+            with _without_interrupts():
+                return pool.submit(_run, task)
         except BrokenProcessPool as error:  # a worker has died in the meantime
             failed: Future[Done] = Future()
             failed.set_exception(error)
             return failed
+        finally:
+            self._processes |= set(multiprocessing.active_children()) - others
 
 
 class Dask:
@@ -285,6 +295,16 @@ def _up_to(tasks: Iterator[Task[Done]], n: int) -> Iterator[Task[Done]]:
         if task is None:
             return
         yield task
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start meanwhile never hear Ctrl-C, not even while they import; this one hears it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:
