@@ -100,7 +100,7 @@ def packages(draw: st.DrawFn) -> Package:
             ChannelSpec(
                 dies=(homes[c],),
                 bandwidth_bytes_per_s=draw(st.sampled_from([10**8, 256 * 10**8, 10**12])),
-                efficiency=1.0,
+                efficiency=draw(st.sampled_from([1.0, 1.0, 0.7])),
                 latency_ps=draw(st.sampled_from([0, 50_000])),
             )
             for c in range(channels)

@@ -54,6 +54,7 @@ def _ddr_bytes_are_those_of_the_activated_experts(result: Result) -> None:
     load = result.plan.batches(workload).load.sum(axis=2)
     once_a_pass = (load > 0).sum(axis=0) * workload.expert_bytes
     np.testing.assert_array_equal(loaded, once_a_pass)
+    assert result.metrics.ddr_bytes == once_a_pass.sum() + result.metrics.wasted_bytes
 
 
 def _buffers_stay_within_their_capacity_and_end_empty(result: Result) -> None:

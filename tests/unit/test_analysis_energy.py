@@ -151,6 +151,19 @@ def test_rated_power_is_every_part_at_its_full_rate() -> None:
     assert rated_power_w(package, fixed(), MODEL, area) == pytest.approx([expected] * 3)
 
 
+def test_rated_power_counts_what_works() -> None:
+    faults = {
+        "dead_dies": [3],
+        "links": [{"dies": [0, 1], "bandwidth_bytes_per_s": 100 * 10**9}],
+        "channels": [{"channel": 0, "bandwidth_bytes_per_s": 5 * 10**9}],
+    }
+    package = Package.preset("test-chip-2x2").replace(faults=faults)
+    area = die_area(package, fixed(), MODEL)
+    compute = 3 * (2048 * 0.8e9 * 2.0 + 1638.4e9 * 3.0) * 1.5
+    expected = compute + 2 * (100e9 + 288e9) * 8 * 0.25 + (5e9 + 2 * 25.6e9) * 8 * 13.0
+    assert rated_power_w(package, fixed(), MODEL, area) == pytest.approx([expected / 1e12 + 3 * area.leakage_w[1]] * 3)
+
+
 def test_a_budget_is_checked_at_each_level() -> None:
     area = die_area(Package.preset("test-chip-2x2"), Technology.preset("5nm"), MODEL)
     assert Budget().holds(area, np.array([40.0, 50.0, 70.0])) == [True, True, False]

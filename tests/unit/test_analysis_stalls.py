@@ -93,6 +93,14 @@ def test_a_load_that_was_not_asked_for_waits_for_other_dies() -> None:
     assert causes(timeline) == [{"ddr": US, "no work": US + 5}, {"other die": 1_300_000, "ddr": US}]
 
 
+def test_loads_of_other_groups_are_no_loads_of_ones_own() -> None:
+    work = Work()
+    computed = work.new_gates(1)
+    work.add_chunks(group=work.new_group(), bytes=KB, die=[[0]], channel=0, compute_ps=300_000, done=computed)
+    work.add_chunks(group=work.new_group(), bytes=0, die=[[1]], pool=TOKENS, compute_ps=5, stop_gate=computed)
+    assert causes(run(work, full_network(2)))[1] == {"other die": US + 300_000}
+
+
 def test_a_chunk_that_is_computed_elsewhere_then_sent() -> None:
     work = Work()
     work.add_chunks(group=work.new_group(), bytes=KB, die=[[0, 1]], channel=0, compute_ps=[[400_000, 5]], flow=False)

@@ -70,6 +70,14 @@ def test_one_die_bound_by_ddr_computes_the_last_micro_slice_after_the_last_load(
     assert result.latency_ps == (4 * 48 + 6) * NS
 
 
+def test_loads_take_longer_at_less_than_the_peak_bandwidth() -> None:
+    chip = package(1, 1, ddr=10**9)
+    half = chip.model_copy(update={"channels": (chip.channels[0].model_copy(update={"efficiency": 0.5}),)})
+    result = one_expert(8, 3, half, "fse-dp", micro_slices=4)
+    assert result.latency_ps == (2 * 4 * 48 + 6) * NS
+    assert result.metrics.bounds.ddr_ps == 2 * 4 * 48 * NS
+
+
 @pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "tp", "ep-streamed"])
 def test_one_die_bound_by_compute_waits_for_the_first_load_only(strategy: str) -> None:
     # 100 tokens x 2 columns = 200 ns to compute each

@@ -187,6 +187,8 @@ def test_results_have_the_numbers_of_the_whole_package(strategy: str) -> None:
     sends = timeline.kind == SEND
     np.testing.assert_array_equal(np.array(links)[timeline.resource[sends], 0], timeline.source[sends])
     assert metrics.given_bytes[4].tolist() == [0, 0]
+    stalled = np.delete(metrics.stall_ps, 4, axis=0).sum() / (8 * result.latency_ps)
+    assert metrics.utilisation + metrics.overhead + stalled == pytest.approx(1, abs=1e-4)
     assert result.plan.notes[-2:] == ("fault: die 4 dead", "fault: D2D links die 7 to and from die 8 dead")
 
 

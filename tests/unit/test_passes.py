@@ -13,7 +13,7 @@ from expertstream.model import MoEModel
 from expertstream.simulate import Result, simulate
 from expertstream.strategy import Options
 from expertstream.trace import synthesize
-from expertstream.workload import LayerWorkload
+from expertstream.workload import SPREADS, LayerWorkload
 from tests.unit.test_closed_forms import package, routing
 
 # Expert 0 has six tokens, 1 has four, 2 and 3 have one each. Tokens 0 to 2 live on die 0, 3 to 5 on die 1.
@@ -23,6 +23,20 @@ EXPERTS = [[0, 3], [0, 1], [1, 0], [2, 0], [0, 1], [1, 0]]
 def workload() -> LayerWorkload:
     model = MoEModel.one_layer(d_model=8, d_ffn=4, n_experts=4, top_k=2)
     return LayerWorkload.of(model, package(1, 2, ddr=10**9), routing(EXPERTS, 4))
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+def test_tokens_are_spread_evenly(n: int) -> None:
+    model = MoEModel.one_layer(d_model=8, d_ffn=4, n_experts=1, top_k=1)
+    homes = {
+        spread: LayerWorkload.of(model, package(2, 2, ddr=10**9), routing([[0]] * n, 1), spread=spread).die_of_token
+        for spread in SPREADS
+    }
+    for home in homes.values():
+        on_die = np.bincount(home, minlength=4)
+        assert on_die.max() - on_die.min() <= 1
+    assert (np.diff(homes["contiguous"]) >= 0).all()
+    assert homes["round-robin"].tolist() == [token % 4 for token in range(n)]
 
 
 def test_tokens_of_hot_experts_come_in_the_first_passes() -> None:

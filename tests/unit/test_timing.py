@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from expertstream.package import DieSpec, Package
-from expertstream.package.timing import bytes_of_columns, compute_ps
+from expertstream.package.timing import bytes_of_columns, compute_ps, matmul_cycles
 
 CHIP = Package.preset("test-chip-2x2").die
 
@@ -33,6 +33,14 @@ def test_many_tokens_are_bound_by_the_array() -> None:
 
 def test_wide_weights_are_bound_by_the_buffer() -> None:
     assert compute_ps(CHIP, 1, 2048, 96, 16) == (2 * 288 + 64) * 1250
+
+
+def test_a_matrix_fills_and_drains_the_weight_stationary_array_tile_by_tile() -> None:
+    die = CHIP.model_copy(update={"array": "weight-stationary", "array_rows": 8, "array_cols": 4, "macs_per_cycle": 32})
+    # 16 x 9 takes 2 x 3 tiles; each 8 cycles to fill, then 5 tokens through 8 + 4 cells
+    assert matmul_cycles(die, 5, 16, 9) == 6 * (8 + 5 + 8 + 4 - 2)
+    assert matmul_cycles(die, [0, 1], 16, 9).tolist() == [0, 6 * (8 + 1 + 8 + 4 - 2)]
+    assert matmul_cycles(CHIP, 5, 16, 900) == 36  # of 2048 MACs
 
 
 def test_no_tokens_still_read_the_weights() -> None:

@@ -133,17 +133,18 @@ def energy_by_component(
 
 
 def rated_power_w(package: Package, technology: Technology, model: MoEModel, area: Area) -> Floats:
-    """Power with every MAC array, link and DDR channel at its full rate, W, float64 [3]: low, nominal, high.
+    """Power with every MAC array, link and DDR channel that works at its full rate, W, float64 [3]: low, nominal, high.
 
     P_compute + P_d2d + P_ddr of the paper's budget (section VI, Fig. 16). P_compute: MACs at the MAC rate, weights
     read at the SRAM bandwidth, control and leakage.
     """
     mac = technology.mac(model.weight_bits, model.activation_bits).levels
-    read = package.n_dies * package.die.sram_bandwidth_bytes_per_s * technology.sram_read.levels
+    dies = len(package.live_dies)
+    read = dies * package.die.sram_bandwidth_bytes_per_s * technology.sram_read.levels
     compute = (package.macs_per_s * mac + read) * (1 + technology.control.levels)
-    d2d = 8 * package.n_links * package.d2d.bandwidth_bytes_per_s * technology.link.energy.levels
+    d2d = 8 * sum(package.live_links.values()) * technology.link.energy.levels
     ddr = 8 * package.ddr_bytes_per_s * technology.dram.energy.levels
-    return (compute + d2d + ddr) / 10**12 + package.n_dies * area.leakage_w
+    return (compute + d2d + ddr) / 10**12 + dies * area.leakage_w
 
 
 def _peak_power_w(timeline: Timeline, activity: Activity, technology: Technology, mac: Floats) -> Floats:
