@@ -15,6 +15,7 @@ from tests.needs import needs_module
 
 needs_module("amaranth", "rtl")
 
+from expertstream.hardware.buffering import VERDICT_CYCLES, TokenBuffering  # noqa: E402
 from expertstream.hardware.expert_table import ExpertTable  # noqa: E402
 from expertstream.hardware.idle_vector import IdleChipletVector  # noqa: E402
 from expertstream.hardware.lockstep import simulator  # noqa: E402
@@ -168,6 +169,33 @@ def test_the_matcher_streams_the_first_that_meets_an_idle_die_else_preloads() ->
         assert await decide(0, 0b1000) == (2, 0b0110, 0, 3)  # room elsewhere
         assert await decide(0, 0) == (1, 0b0001, 0, 0)  # no room: waits on its trajectory
         assert (ctx.get(dut.left), ctx.get(dut.ready)) == (0, 0)
+
+    run(dut, testbench)
+
+
+def test_a_verdict_comes_two_cycles_after_a_requests_last_expert() -> None:
+    dut = TokenBuffering(Parameters(dies=2, experts=8, requests=4))
+
+    async def testbench(ctx: Any) -> None:
+        for signal, value in ((dut.theta_min, 3), (dut.deferrals, 1), (dut.passes, 1), (dut.saved, 1)):
+            ctx.set(signal, value)
+        ctx.set(dut.updates.payload, {"request": 2, "opened": 0})
+        ctx.set(dut.updates.valid, 1)
+        await ctx.tick()
+        ctx.set(dut.updates.valid, 0)
+        for tokens, last in ((5, 0), (2, 1)):  # the second expert is cold
+            ctx.set(dut.activations.payload, {"request": 2, "expert": 4, "last": last})
+            ctx.set(dut.activations.valid, 1)
+            assert ctx.get(dut.activations.ready) == 1
+            await ctx.tick()
+            ctx.set(dut.read_tokens, tokens)
+        ctx.set(dut.activations.valid, 0)
+        for _ in range(1, VERDICT_CYCLES):
+            assert ctx.get(dut.verdicts.valid) == 0
+            await ctx.tick()
+        assert ctx.get(dut.verdicts.valid) == 1
+        verdict = ctx.get(dut.verdicts.payload)
+        assert (int(verdict.request), int(verdict.deferred)) == (2, 1)
 
     run(dut, testbench)
 

@@ -242,11 +242,6 @@ class Package(BaseModel):
         return self.rows * self.cols
 
     @property
-    def n_links(self) -> int:
-        """Number of directed links between neighbouring dies."""
-        return 2 * (self.rows * (self.cols - 1) + self.cols * (self.rows - 1))
-
-    @property
     def links_of_die(self) -> int:
         """Links of the die with the most neighbours, each counted once for both directions."""
         return min(self.rows - 1, 2) + min(self.cols - 1, 2)

@@ -17,7 +17,6 @@ from expertstream.strategy.plan import cut_many, ranks_within
 from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
