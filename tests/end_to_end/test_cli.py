@@ -108,6 +108,7 @@ def _files() -> list[str]:
 def test_compare_prints_a_table_that_says_synthetic(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", small, "--tokens", "4,16", "--prove"]) == 0
     out = capsys.readouterr().out
+    assert "means over the layers; of peak SRAM and passes the most" in out
     assert "SYNTHETIC" in out.splitlines()[0]
     assert "speed-up" in out
     assert "over ep" in out
@@ -274,6 +275,45 @@ def test_run_options_are_the_same_of_both_commands_and_reach_the_run(
     }
     assert found["rows"][0]["weight_buffer_bytes"] == [13 * 2**20] * 4
     assert found["rows"][0]["token_buffer_bytes"] == [3 * 2**20] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remarks"),
+    [
+        (["simulate", "--strategy", "tp", "--rings", "2", "--depth", "3"], ["--rings changes nothing under tp"]),
+        (["simulate", "--placement", "balanced"], ["--placement changes nothing under fse-dp-paired"]),
+        (["compare", "-s", "ep,tp", "--layout", "whole"], ["--layout changes nothing under the strategies compared"]),
+        (["compare", "-s", "ep,fse-dp", "--layout", "whole", "--placement", "contiguous"], []),
+    ],
+)
+def test_an_option_that_changes_nothing_is_named(
+    arguments: list[str], remarks: list[str], small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, small, "--tokens", "4", "--json"]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "changes nothing" in line] == remarks
+
+
+@pytest.mark.parametrize("arguments", [["simulate", "--perfetto", "x", "--html"], ["compare", "-o", "x", "--html"]])
+def test_one_file_for_two_outputs_is_refused(
+    arguments: list[str], small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, "./x", small, "--tokens", "4"]) == 2
+    assert capsys.readouterr().err == "error: 'x' is given for two outputs; give each a file of its own\n"
+    assert _files() == ["config.json"]
+
+
+def test_a_lead_without_a_prediction_is_refused(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", small, "--lead-time", "5 us"]) == 2
+    message = "error: --lead-time is '5 us', but nothing is predicted; give --predict, too\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_trace_of_one_token_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("one.npz", experts=np.array([[[2]]], dtype=np.int16), num_experts=4)
+    assert run(["trace", "inspect", "one.npz"]) == 0
+    out = capsys.readouterr().out
+    assert "no loads: the trace has fewer than 16 tokens" in out
+    assert "nan" not in out
 
 
 def test_synthesize_then_inspect(small: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from expertstream.cli.main import run
+from expertstream.serving.server import Server
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.yaml"
 HF_CONFIG = {
@@ -68,6 +69,28 @@ def test_an_interrupted_run_ends_with_the_same_bytes(capsys: pytest.CaptureFixtu
     assert run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--resume", "--no-reuse", "--json"]) == 0
     assert capsys.readouterr().out == whole
     assert json.loads(whole)["deferrals"] > 0
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "remark"),
+    [
+        (3, "there is no checkpoint c.json yet: one is written every 4 iterations (--every)"),
+        (5, "go on from the checkpoint c.json with --resume"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    stop_at: int, remark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Server.step
+
+    def interrupted(self: Server) -> bool:
+        if self.tally.iterations == stop_at:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Server, "step", interrupted)
+    assert run(["serve-sim", "run.yaml", "--checkpoint", "c.json", "--every", "4"]) == 130
+    assert capsys.readouterr().err.endswith(f"{remark}\nerror: interrupted; no file was left half-written\n")
 
 
 KILLED = """
@@ -185,4 +208,18 @@ def test_resume_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve-sim", "run.yaml", "--resume"]) == 2
     assert "--resume needs --checkpoint FILE" in capsys.readouterr().err
     assert run(["serve-sim", "run.yaml", "--resume", "--checkpoint", "none.json"]) == 2
-    assert "cannot read the checkpoint 'none.json'" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: there is no checkpoint 'none.json' to go on from; begin without --resume\n"
+    )
+
+
+def test_a_key_that_changes_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text(SCENARIO + "strategy: tp\nrings: 2\norder: paired\n")
+    assert run(["serve-sim", "run.yaml"]) == 0
+    assert "run.yaml: rings changes nothing under tp\n" in capsys.readouterr().err
+
+
+def test_one_file_for_two_outputs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve-sim", "run.yaml", "--html", "x", "--perfetto", "./x"]) == 2
+    assert capsys.readouterr().err == "error: 'x' is given for two outputs; give each a file of its own\n"
+    assert not Path("x").exists()

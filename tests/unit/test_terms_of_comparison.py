@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from expertstream.errors import WorkloadError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import Result, simulate
-from expertstream.strategy import Options
+from expertstream.strategy import Options, Strategy
+from expertstream.strategy.base import CHOICES
+from expertstream.strategy.registry import BUILT_IN
+from expertstream.trace import Routing, synthesize
 from expertstream.units import format_bytes
 from tests.property.cases import routing_of, training_of
 
@@ -122,3 +126,39 @@ def test_buffers_in_place_of_the_packages(capsys: pytest.CaptureFixture[str]) ->
     assert document["ddr_layout"] == "each expert whole in one of 4 DDR channels, in turn"
     assert run([*arguments[:4], "--weight-buffer", "3"]) == 2
     assert "3 has no unit" in capsys.readouterr().err
+
+
+OTHER = {
+    "micro_slices": 9,
+    "placement": "round-robin",
+    "order": "paired",
+    "rings": 1,
+    "redispatch": True,
+    "layout": "whole",
+    "depth": 1,
+}
+
+
+@pytest.mark.parametrize("strategy", BUILT_IN, ids=[strategy.name for strategy in BUILT_IN])
+def test_a_strategy_takes_the_choices_that_it_says_and_no_other(strategy: Strategy) -> None:
+    assert set(OTHER) == {*CHOICES}
+    model = MoEModel.one_layer(d_model=256, d_ffn=512, n_experts=16, top_k=2)
+    training = synthesize(model, requests=4, tokens_per_request=100, layers=[0], seed=1)
+    changing = set()
+    for side, room, d2d in ((3, 400_000, 2 * 10**9), (2, 1 << 20, 5 * 10**8)):
+        channels = [{"dies": [die], "bandwidth_bytes_per_s": 25_600_000_000} for die in (0, side**2 - 1)]
+        package = Package.preset("test-chip-2x2").replace(rows=side, cols=side, channels=channels)
+        package = package.replace(**{"die.weight_buffer_bytes": room, "d2d.bandwidth_bytes_per_s": d2d})
+        routing = training.iteration(tokens=128, layer=0)
+
+        def activities(options: Options, package: Package = package, routing: Routing = routing) -> list[bytes]:
+            timeline = simulate(model, package, routing, strategy, options=options).timeline
+            return [
+                column.tobytes() for column in (timeline.start_ps, timeline.end_ps, timeline.die, timeline.resource)
+            ]
+
+        usual = Options(training=training, placement="contiguous")
+        changing |= {
+            name for name, value in OTHER.items() if activities(replace(usual, **{name: value})) != activities(usual)
+        }
+    assert changing == strategy.takes

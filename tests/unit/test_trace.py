@@ -350,7 +350,7 @@ def test_counts_and_missing_weights() -> None:
             {"tokens": 2, "layer": 4, "mix": "roundrobin"},
             "unknown mix 'roundrobin'; did you mean 'round-robin'?; allowed: round-robin, single-request",
         ),
-        ({"tokens": 0, "layer": 4}, "tokens is 0 and offset 0; at least 1 token and offset 0 are needed"),
+        ({"tokens": 0, "layer": 4}, "tokens is 0; it must be at least 1"),
     ],
 )
 def test_iterations_that_cannot_be(kwargs: dict[str, Any], expected: str) -> None:

@@ -16,7 +16,7 @@ from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, print_json, progress, remark, stdout, table
 from expertstream.comparison import Comparison, compare
 from expertstream.errors import ConfigError
-from expertstream.files import check_writable, write_json
+from expertstream.files import write_json
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
@@ -59,9 +59,7 @@ def compare_command(
 
     Example: expertstream compare qwen3-30b-a3b --package test-chip-2x2 --tokens 16,64,256
     """
-    for file in (output, html):
-        if file is not None:
-            check_writable(file)
+    inputs.check_outputs(output, html)
     moe = inputs.load_model(model)
     chips = run.with_buffers(inputs.load_package(package))
     given = [*inputs.names(strategies), *(own or [])]
@@ -79,6 +77,7 @@ def compare_command(
         routing.place_of(layer)
         routing.tokens_of(max(sizes), mix=run.as_mix)
     options = run.of_strategy()
+    inputs.say_unused(run, chosen)
     announce_compilation()
     with progress("comparing") as report:
         found = compare(
@@ -187,6 +186,8 @@ def show(document: Row) -> None:
     console.print(found)
     if dropped:
         console.print(f"(a wider terminal shows also: {', '.join(dropped)})")
+    if len(document["layers"]) > 1:
+        console.print("means over the layers; of peak SRAM and passes the most")
     if document["faults"]:
         console.print(f"faults: {'; '.join(document['faults'])}")
     for name, key in (("DDR layout", "ddr_layout"), ("prefetch", "prefetch")):

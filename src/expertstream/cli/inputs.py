@@ -11,15 +11,18 @@ from typing import Annotated, Any, cast, get_type_hints
 
 import typer
 
+from expertstream.cli.console import remark
 from expertstream.documents import config_text
 from expertstream.documents import load_model as load_model
 from expertstream.documents import load_package as load_package
 from expertstream.documents import load_technology as load_technology
 from expertstream.errors import ConfigError, TraceError, nearest
+from expertstream.files import check_writable
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.schedule import OrderName
-from expertstream.strategy import Options
+from expertstream.strategy import Options, Strategy
+from expertstream.strategy.base import CHOICES, unused
 from expertstream.strategy.plan import LEAD_PS, parse_prediction
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
 from expertstream.units import parse_bytes, parse_time_ps
@@ -30,7 +33,10 @@ MAX_SYNTHETIC_TOKENS = 65536
 REQUESTS = 8
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A preset (see: expertstream model show) or a Hugging Face config.json.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A preset (see: expertstream model show), a Hugging Face config.json or a YAML file."
+    ),
 ]
 PackageOption = Annotated[
     str, typer.Option("--package", "-p", metavar="NAME|FILE.yaml", help="A preset or a package of your own.")
@@ -131,6 +137,8 @@ class RunOptions:
 
     def of_strategy(self) -> Options:
         """Options of the strategies. Raises ConfigError, UnitError or WorkloadError."""
+        if self.lead_time is not None and self.predict is None:
+            raise ConfigError(f"--lead-time is '{self.lead_time}', but nothing is predicted; give --predict, too")
         return Options(
             micro_slices=self.micro_slices,
             placement=self.placement,
@@ -143,6 +151,24 @@ class RunOptions:
             lead_ps=LEAD_PS if self.lead_time is None else parse_time_ps(self.lead_time),
             decision_ps=None if self.decision_time is None else parse_time_ps(self.decision_time),
         )
+
+
+def say_unused(run: RunOptions, strategies: Sequence[Strategy]) -> None:
+    """Remark on options that were given and change nothing under the strategies."""
+    given = [field.name for field in fields(RunOptions) if getattr(run, field.name) != field.default]
+    for name in unused([name for name in CHOICES if name in given], strategies):
+        under = strategies[0].name if len(strategies) == 1 else "the strategies compared"
+        remark(f"--{name.replace('_', '-')} changes nothing under {under}")
+
+
+def check_outputs(*files: Path | None) -> None:
+    """Raise ConfigError if a file cannot be written, or two of them are one."""
+    places: dict[Path, Path] = {}
+    for file in files:
+        if file is not None:
+            check_writable(file)
+            if places.setdefault(file.resolve(), file) is not file and not file.is_char_device():
+                raise ConfigError(f"'{file}' is given for two outputs; give each a file of its own")
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:

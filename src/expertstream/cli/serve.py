@@ -11,10 +11,11 @@ from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
 from expertstream.config import load_config
 from expertstream.errors import ConfigError
-from expertstream.files import check_writable
 from expertstream.report.html import write_serving_html
 from expertstream.serving.scenario import Scenario
 from expertstream.serving.serve import Parts, Serving
+from expertstream.strategy import get_strategy
+from expertstream.strategy.base import CHOICES, unused
 from expertstream.units import format_bytes, format_time
 
 
@@ -57,10 +58,9 @@ def serve_command(
                 f"the checkpoint '{checkpoint}' is there already; go on from it with --resume, give another file, or "
                 "remove it"
             )
-        check_writable(checkpoint)
-    for file in (html, perfetto):
-        if file is not None:
-            check_writable(file)
+        if resume and not checkpoint.exists():
+            raise ConfigError(f"there is no checkpoint '{checkpoint}' to go on from; begin without --resume")
+    inputs.check_outputs(checkpoint, html, perfetto)
     loaded = load_config(scenario, Scenario)
     if iterations is not None:
         loaded = loaded.model_copy(update={"iterations": iterations})
@@ -70,14 +70,22 @@ def serve_command(
         inputs.load_package(loaded.package),
         inputs.load_technology(loaded.technology),
     )
+    chosen = get_strategy(loaded.strategy)
+    for key in unused([name for name in CHOICES if name in loaded.model_fields_set], [chosen]):
+        remark(f"{scenario}: {key} changes nothing under {chosen.name}")
     announce_compilation()
     with progress("serving") as report:
         serving = Serving(parts, reuse=not no_reuse)
         if resume and checkpoint is not None:
             serving.resume(checkpoint)
-        document = serving.run(
-            checkpoint=checkpoint, every=every, perfetto=perfetto, recorded=recorded, progress=report
-        )
+        try:
+            document = serving.run(
+                checkpoint=checkpoint, every=every, perfetto=perfetto, recorded=recorded, progress=report
+            )
+        except KeyboardInterrupt:
+            if checkpoint is not None:
+                remark(_of_checkpoint(checkpoint, every))
+            raise
     if html is not None:
         write_serving_html(document, html)
     if json:
@@ -90,6 +98,12 @@ def serve_command(
         remark(f"wrote {perfetto} (open it at https://ui.perfetto.dev)")
     blocks = serving.blocks
     remark(f"{blocks.simulated} blocks were simulated, {blocks.reused} equal ones reused")
+
+
+def _of_checkpoint(file: Path, every: int) -> str:
+    if file.exists():
+        return f"go on from the checkpoint {file} with --resume"
+    return f"there is no checkpoint {file} yet: one is written every {every} iterations (--every)"
 
 
 def _show(values: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from expertstream.cli.console import announce_compilation, facts, print_json, pr
 from expertstream.cli.rtl import rtl_schedulers
 from expertstream.comparison import in_parts
 from expertstream.errors import ConfigError
-from expertstream.files import check_writable
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.perfetto import write_perfetto
 from expertstream.simulate import Result, latency_without_faults, simulate
@@ -52,9 +51,7 @@ def simulate_command(
 
     Example: expertstream simulate qwen3-30b-a3b --strategy fse-dp-paired --tokens 256 --prove --html run.html
     """
-    for file in (perfetto, html):
-        if file is not None:
-            check_writable(file)
+    inputs.check_outputs(perfetto, html)
     chosen = get_strategy(strategy)
     rtl = rtl_schedulers() if inputs.one_of("--scheduler", scheduler, ("software", "rtl")) == "rtl" else None
     moe = inputs.load_model(model)
@@ -65,6 +62,7 @@ def simulate_command(
     captured.place_of(at)  # names what is wrong with the whole trace
     captured.tokens_of(tokens, mix=run.as_mix)
     options = run.of_strategy()
+    inputs.say_unused(run, [chosen])
     evaluation, options = in_parts(captured, tokens, options, mix=run.as_mix)
     routing = evaluation.iteration(tokens, at, mix=run.as_mix)
     announce_compilation()

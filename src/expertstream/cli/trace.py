@@ -98,11 +98,7 @@ def inspect_command(
     ]
     rows += _popularity_rows(shape)
     skip = ("tokens", "layers", "requests", "gini", "zipf_exponent", "max_over_mean")
-    rows += [
-        [name.replace("_", " "), "-" if math.isnan(value) else f"{value:.3f}"]
-        for name, value in measured.items()
-        if name not in skip
-    ]
+    rows += [[name.replace("_", " "), _number(value)] for name, value in measured.items() if name not in skip]
     rows.append(["measured on", _measured_on(trace.n_tokens)])
     stdout().print(facts(str(file), rows))
     columns = ["mix", "tokens", "activated", "uniform", "max / mean load", "uniform", "Gini of load", "uniform"]
@@ -115,9 +111,16 @@ def inspect_command(
         ]
         for row in load
     ]
-    stdout().print(table("experts of an iteration, beside uniform independent routing", columns, lines))
+    if lines:
+        stdout().print(table("experts of an iteration, beside uniform independent routing", columns, lines))
+    else:
+        print(f"no loads: the trace has fewer than {skew.TOKENS[0]} tokens, the smallest iteration that is looked at")
     if html is not None:
         print(f"wrote {html}")
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _measured_on(tokens: int) -> str:
@@ -136,7 +139,7 @@ def _popularity_rows(found: Popularity) -> list[list[str]]:
         ["Dirichlet alpha", f"{found.dirichlet_alpha:.3f} (distributions differ by {miss:.1f} %)"],
         [
             "correlation of layers, of neighbours",
-            f"{found.layer_correlation:.3f}, {found.adjacent_layer_correlation:.3f}",
+            ", ".join(_number(value) for value in (found.layer_correlation, found.adjacent_layer_correlation)),
         ],
     ]
 

@@ -59,7 +59,23 @@ _STRATEGIES = (
 )
 
 
-BUILT_IN = tuple(replace(strategy, plan=prefetching(strategy.plan)) for strategy in _STRATEGIES)
+_OF_EP = _OF_TP = frozenset({"micro_slices", "order", "depth"})
+_OF_FSE_DP = frozenset({"micro_slices", "rings", "redispatch", "layout", "depth"})
+_TAKES = {
+    "ep": _OF_EP | {"placement"},
+    "ep-streamed": _OF_EP | {"placement"},
+    "ep-replicated": _OF_EP,
+    "hydra": _OF_EP,
+    "tp": _OF_TP,
+    "tp-per-expert": _OF_TP,
+    "fse-dp-naive": frozenset({"redispatch", "layout", "depth"}),
+    "fse-dp-naive-tokens": frozenset({"redispatch"}),
+    "fse-dp": _OF_FSE_DP,
+    "fse-dp-paired": _OF_FSE_DP,
+    "fse-dp-rule5": _OF_FSE_DP,
+    "fse-dp-adaptive": frozenset({"micro_slices", "rings"}),
+}
+BUILT_IN = tuple(replace(s, plan=prefetching(s.plan), takes=_TAKES[s.name]) for s in _STRATEGIES)
 
 
 @cache

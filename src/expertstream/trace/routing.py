@@ -303,7 +303,8 @@ class RoutingTrace:
         if mix not in MIXES:
             raise TraceError(f"unknown mix '{mix}'{nearest(mix, MIXES)}; allowed: {', '.join(MIXES)}")
         if tokens < 1 or offset < 0:
-            raise TraceError(f"tokens is {tokens} and offset {offset}; at least 1 token and offset 0 are needed")
+            wrong, least = (f"tokens is {tokens}", 1) if tokens < 1 else (f"offset is {offset}", 0)
+            raise TraceError(f"{wrong}; it must be at least {least}")
         if request is not None and mix != "single-request":
             raise TraceError(f"request {request} was given with mix '{mix}'; it needs mix 'single-request'")
         if mix == "single-request":
