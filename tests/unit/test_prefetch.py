@@ -198,6 +198,15 @@ def test_a_layer_that_follows_from_the_one_before_is_predicted() -> None:
     assert recall(after[100:], guess) > 0.9
 
 
+def test_a_guess_from_the_trace_follows_the_layer_before() -> None:
+    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=16, top_k=2)
+    chosen = _random(200, 16, 2).experts
+    both = np.stack((chosen, (chosen + 3) % 16), axis=1).astype(np.int16)
+    training = replace(synthesize(model, requests=4, tokens_per_request=50, layers=(0, 1)), experts=both)
+    routed = replace(_random(200, 16, 2), experts=both[100:, 1], before=both[100:, 0])
+    assert recall(routed.experts, guess_from_trace(routed, training)) > 0.9
+
+
 def test_where_the_layer_before_is_not_known_popular_experts_are_guessed() -> None:
     model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=8, top_k=2)
     training = synthesize(model, requests=2, tokens_per_request=64, layers=(1,), seed=1)

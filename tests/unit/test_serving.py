@@ -347,8 +347,12 @@ def test_requests_wait_for_key_value_memory() -> None:
 FEW = {"arrivals": "closed-loop", "clients": 2, "count": 2, "prompt_tokens": {"mean": 5}, "output_tokens": {"mean": 3}}
 
 
-def test_a_request_needs_memory_for_all_of_its_tokens_but_the_last() -> None:
+def test_a_request_needs_memory_for_all_of_its_tokens_but_the_last(tmp_path: Path) -> None:
     need = 7 * 2 * 2 * 4 * 2 * 3
+    rows = ({"arrival_us": 0, "prompt_tokens": n, "output_tokens": 3} for n in (5, 1))
+    (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    long_first = {"arrivals": "file", "file": str(tmp_path / "r.jsonl")}
+    assert serving(tiny_scenario(requests=long_first, max_requests=1)).run()["peak_kv_bytes"] == need
     report = serving(tiny_scenario(requests=FEW, kv_capacity_bytes=2 * need, tokens_per_iteration=16)).run()
     assert report["peak_kv_bytes"] == 2 * need  # both are there when the last iteration ends
     one_by_one = serving(tiny_scenario(requests=FEW, kv_capacity_bytes=2 * need - 1)).run()

@@ -43,6 +43,13 @@ def test_a_single_or_unknown_request_is_cut_in_time(trace: RoutingTrace) -> None
         assert evaluation.position.tolist() == list(range(15, 60))
 
 
+def test_a_cut_in_time_goes_by_positions_not_by_places_in_the_file(trace: RoutingTrace) -> None:
+    backwards = np.arange(trace.n_tokens)[::-1].copy()
+    training, evaluation = replace(trace, request=np.zeros_like(trace.request), position=backwards).split()
+    assert training.position.tolist() == list(range(29, -1, -1))
+    assert evaluation.position.tolist() == list(range(59, 29, -1))
+
+
 def test_a_trace_without_a_token_to_spare_is_refused(trace: RoutingTrace) -> None:
     message = (
         f"{trace.source}: its 60 tokens leave none to train on beside the 60 that are evaluated; use fewer tokens per "

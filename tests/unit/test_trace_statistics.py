@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from expertstream.trace import RoutingTrace, statistics
-from expertstream.trace.statistics import gini, zipf_exponent
+from expertstream.trace.held_out import Fold, compare
+from expertstream.trace.statistics import activated_fraction, gini, zipf_exponent
 
 
 def trace_of(experts: Any, request: Any, n_experts: int) -> RoutingTrace:
@@ -45,6 +46,21 @@ def test_one_request_repeats_another_never_meets_it() -> None:
     assert (s.activated_share_64_round_robin, s.activated_share_64_single_request) == (1, 0.5)
     assert (s.tokens, s.layers, s.requests, s.gini, s.max_over_mean) == (200, 1, 2, 0, 1)
     assert math.isnan(s.next_layer_recall)
+
+
+def test_a_trace_of_one_forward_pass_has_its_activated_share() -> None:
+    trace = trace_of(np.arange(64)[:, None, None] % 16, np.zeros(64, dtype=int), 32)
+    assert activated_fraction(trace, 64, "round-robin") == activated_fraction(trace, 64, "single-request") == 0.5
+    assert math.isnan(activated_fraction(trace, 65, "round-robin"))
+
+
+def test_loads_for_which_a_half_is_too_short_are_left_out() -> None:
+    experts = np.stack([np.arange(200) % 7, np.arange(200) % 5], axis=1)[:, :, None]
+    long, short = (trace_of(experts[:n], np.arange(n) // 20, 8) for n in (200, 40))
+    for parts in ((Fold(long, short, short),), (Fold(short, long, long),), (Fold(long, long, short),)):
+        found = compare(parts)
+        assert [(row.mix, row.tokens) for row in found.activated] == [("round-robin", 16), ("single-request", 16)]
+        assert np.isfinite([found.miss, found.worst]).all()
 
 
 def test_half_overlap() -> None:
