@@ -46,6 +46,17 @@ class Comparison:
     proof_error: float | None = None
     rerun: Callable[[Row], Result] | None = None
 
+    def __repr__(self) -> str:
+        """What was compared, in one line; ``by_tokens`` has the table."""
+
+        def of(name: str) -> str:
+            return ", ".join(str(value) for value in dict.fromkeys(row[name] for row in self.rows))
+
+        return (
+            f"Comparison({of('model')} on {of('package')}, tokens {of('tokens')}, layers {of('layer')}: "
+            f"{of('strategy')}; baseline {self.baseline}; by_tokens() has the table)"
+        )
+
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report as one HTML file: the table, and the runs at the most tokens of one layer in detail.
 

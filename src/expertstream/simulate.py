@@ -48,6 +48,14 @@ class Result:
     timeline: Timeline
     technology: Technology | None = None
 
+    def __repr__(self) -> str:
+        """What was run and how long it takes, in one line; ``summary`` has more."""
+        work = self.workload
+        return (
+            f"Result({self.strategy}: {work.model.name} on {work.package.name}, {work.n_tokens} tokens, "
+            f"layer {work.routing.layer}, latency {format_time(self.latency_ps)}; summary() has more)"
+        )
+
     @property
     def latency_ps(self) -> int:
         """Time from the start of the layer to its last output, ps."""

@@ -61,6 +61,10 @@ class LayerWorkload:
     die_of_token: Ints
     columns: Ints
 
+    def __repr__(self) -> str:
+        """What runs where, in one line."""
+        return f"LayerWorkload({self.model.name} on {self.package.name}, {self.routing!r})"
+
     @classmethod
     def of(cls, model: MoEModel, package: Package, routing: Routing, *, spread: Spread = "contiguous") -> LayerWorkload:
         """Spread the tokens of an iteration evenly over the dies that work.

@@ -178,6 +178,13 @@ class Plan:
     head_start: HeadStart | None = None
     notes: tuple[str, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        """Its size, in one line."""
+        return (
+            f"Plan({len(self.slices)} pieces of experts, {len(self.set_ptr) - 1} token sets, {self.passes} passes; "
+            f"DDR: {self.ddr_layout}; prefetch: {self.prefetch})"
+        )
+
     def batches(self, workload: LayerWorkload) -> Batches:
         """The tokens of each pass."""
         if self.pass_of_token is None:

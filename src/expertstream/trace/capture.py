@@ -141,6 +141,9 @@ class _Recorder:
 class _NotFilled(RoutingTrace):
     """The trace before the block of ``capture`` has ended."""
 
+    def __repr__(self) -> str:
+        return "RoutingTrace(filled when the 'with capture(...)' block ends)"
+
     def __getattr__(self, name: str) -> Any:
         if name in RoutingTrace.__dataclass_fields__:
             raise TraceError(f"the trace has no {name} yet: it is filled when the 'with capture(...)' block ends")

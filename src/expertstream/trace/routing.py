@@ -69,6 +69,11 @@ class Routing:
     synthetic: bool
     before: NDArray[np.int16] | None = None
 
+    def __repr__(self) -> str:
+        """Sizes and source, in one line."""
+        tokens, k = self.experts.shape
+        return f"Routing({tokens} tokens x {k} of {self.n_experts} experts, layer {self.layer}, {_origin(self)})"
+
     @property
     def counts(self) -> NDArray[np.int64]:
         """Tokens of each expert, int64 [n_experts]."""
@@ -115,6 +120,15 @@ class RoutingTrace:
             if isinstance(getattr(self, name), np.ndarray):
                 object.__setattr__(self, name, to_type(self.source, name, getattr(self, name), copy=False))
         check_tokens(self.source, self.request, self.position, self.phase)
+
+    def __repr__(self) -> str:
+        """Sizes, layers and source, in one line."""
+        layers = self.layer_index.tolist()
+        which = ", ".join(map(str, layers if len(layers) <= 6 else [*layers[:3], "...", layers[-1]]))
+        return (
+            f"RoutingTrace({self.n_tokens} tokens x layers {which} x {self.top_k} of {self.n_experts} experts, "
+            f"{self.model}, {_origin(self)})"
+        )
 
     @property
     def n_tokens(self) -> int:
@@ -357,3 +371,7 @@ def _ranges(numbers: NDArray[np.int32]) -> str:
     values = np.unique(numbers)
     parts = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(str(p[0]) if p.size == 1 else f"{p[0]} to {p[-1]}" for p in parts)
+
+
+def _origin(of: Routing | RoutingTrace) -> str:
+    return f"SYNTHETIC: {of.source.removeprefix('synthetic routing for ')}" if of.synthetic else f"from {of.source}"
