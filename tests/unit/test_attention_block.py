@@ -19,7 +19,7 @@ from expertstream.package import ChannelSpec, D2DSpec, DieSpec, Package
 from expertstream.planning import network_of
 from expertstream.serving.attention import AttentionBatch, plan_attention
 from expertstream.serving.blocks import Blocks
-from expertstream.serving.heads import share_heads
+from expertstream.serving.heads import CacheUnit, attend_cycles, share_heads
 from expertstream.serving.output_head import plan_lm_head
 from expertstream.serving.stages import FRONT, HEAD, HEADS, OUTPUT, READ, ROUTER, STAGES, VALUES, WRITE
 from expertstream.strategy import Options
@@ -116,7 +116,9 @@ def test_slow_links_pay_for_gather_and_reduce_scatter() -> None:
     assert int(slow.bytes[slow.kind == SEND].sum()) == 4 * 3 * (64 + 128)
 
 
-@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "phi-3.5-moe", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-20b"])
+@pytest.mark.parametrize(
+    "name", ["qwen3-30b-a3b", "phi-3.5-moe", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-20b", "yuan2-m32"]
+)
 @pytest.mark.parametrize("package", ["test-chip-2x2", "3x3", "4x4"])
 def test_weights_and_cache_are_loaded_once_a_pass(name: str, package: str) -> None:
     model, dies = MoEModel.preset(name), Package.preset(package)
@@ -130,7 +132,28 @@ def test_weights_and_cache_are_loaded_once_a_pass(name: str, package: str) -> No
     assert sum(found[s] for s in (FRONT, HEADS, VALUES, OUTPUT)) == plain.attention.params(model.d_model) - norms
     assert found[READ] == 1437 * row_bytes
     assert found[WRITE] == 16 * row_bytes
-    assert found[ROUTER] == model.n_experts * model.d_model
+    assert found[ROUTER] == plain.replace(router_bias=False).router_params
+
+
+def test_keys_and_values_of_a_die_without_a_channel_go_over_the_mesh_to_ddr() -> None:
+    package = chip(2)
+    package = package.model_copy(update={"channels": package.channels[:1]})
+    timeline = simulated(shape(), package, batch([3], [2], 2))
+    written = timeline.tag == WRITE
+    assert timeline.bytes[written & (timeline.kind == LOAD)].tolist() == [3 * 64, 3 * 64]  # half the heads each
+    sends = written & (timeline.kind == SEND)
+    assert timeline.bytes[sends].tolist() == [3 * 64]
+    assert (timeline.source[sends].tolist(), timeline.die[sends].tolist()) == ([1], [0])
+
+
+def test_a_systolic_array_loads_the_keys_of_each_head_once() -> None:
+    array = {"array": "weight-stationary", "array_rows": 4, "array_cols": 2, "macs_per_cycle": 8}
+    die = chip().die.model_copy(update=array)
+    nothing = np.zeros(1, dtype=np.int64)
+    unit = CacheUnit(nothing, np.array([6]), kv_heads=3, row_bytes=0, key_width=8, value_width=4)
+    # For each of three heads two query heads of five tokens, with keys [8, 7] and values [7, 4]: 2 x 4 and 2 x 2 tiles.
+    by_hand = 3 * (8 + 4) * (10 + 2 * 4 + 2 - 2)
+    assert attend_cycles(die, unit, 0, np.array([5]), np.array([7])).tolist() == [by_hand]
 
 
 def test_cache_rows_of_published_models() -> None:

@@ -21,7 +21,7 @@ from expertstream.model import MoEModel
 from expertstream.schedule import Qos, Slack
 from expertstream.serving.attention import AttentionBatch
 from expertstream.serving.blocks import Blocks
-from expertstream.serving.iteration import PAGE_BYTES, Buffering, Iteration, Pass
+from expertstream.serving.iteration import PAGE_BYTES, Buffering, Iteration, Outcome, Pass
 from expertstream.serving.quantiles import Quantiles
 from expertstream.serving.request_files import read_requests
 from expertstream.serving.requests import ClosedLoop, Lengths, Request, Stream, poisson
@@ -359,6 +359,31 @@ def test_a_request_needs_memory_for_all_of_its_tokens_but_the_last(tmp_path: Pat
     assert one_by_one["peak_kv_bytes"] == need
     with pytest.raises(ConfigError, match="request 0 needs "):
         serving(tiny_scenario(requests=FEW, kv_capacity_bytes=need - 1)).run()
+
+
+@pytest.mark.parametrize(("refill", "fresh"), [(False, 3), (True, 8)])
+def test_tokens_that_wait_take_their_part_of_the_budget(
+    refill: bool, fresh: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving(tiny_scenario(requests=FEW, buffering={"slack_percent": 10, "refill": refill})).server
+    server._waiting = (Pass(9, 0, np.arange(5), np.zeros(5, dtype=np.int64), False),)
+    seen = []
+
+    def nothing(new: list[Pass], waiting: tuple[Pass, ...], qos: dict[int, Qos]) -> Outcome:
+        seen.append(sum(p.rows.size for p in new))
+        return Outcome(finished=(), waiting=waiting, latency_ps=1, sampled=0)
+
+    monkeypatch.setattr(server._iteration, "run", nothing)
+    assert server.step()
+    assert seen == [fresh]
+    assert server.tally.series.columns()["batch_tokens"] == [fresh + 5]
+
+
+def test_the_series_counts_requests_that_complete_in_an_iteration() -> None:
+    report = serving(tiny_scenario(requests=FEW, tokens_per_iteration=16)).run()
+    assert report["series"]["running"] == [2, 2, 2]
+    assert report["series"]["batch_tokens"] == [10, 2, 2]
+    assert report["series"]["kv_bytes"][-1] == 0
 
 
 def test_times_to_the_first_token_and_between_tokens() -> None:
