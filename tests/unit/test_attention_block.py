@@ -128,6 +128,7 @@ def test_weights_and_cache_are_loaded_once_a_pass(name: str, package: str) -> No
     found, row_bytes = loaded(timeline), share_heads(model, dies).row_bytes
     plain = model.replace(**{"attention.bias": "none", "attention.qk_norm": "none", "attention.sinks": False})
     norms = (plain.attention.q_lora_rank or 0) + plain.attention.kv_lora_rank if plain.attention.kind == "mla" else 0
+    norms += 5 * model.d_model // 2 if plain.attention.kind == "lfa" else 0  # and the convolutions' biases
     assert plan.passes == 1
     assert sum(found[s] for s in (FRONT, HEADS, VALUES, OUTPUT)) == plain.attention.params(model.d_model) - norms
     assert found[READ] == 1437 * row_bytes
