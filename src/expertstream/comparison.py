@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from expertstream.arguments import as_numbers, check_kind
 from expertstream.errors import BufferTooSmallError, ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
@@ -112,8 +113,8 @@ def compare(
     package: Package,
     trace: RoutingTrace,
     *,
-    tokens: Sequence[int] = (16, 64, 256, 1024),
-    layers: Sequence[int] | None = None,
+    tokens: int | Sequence[int] = (16, 64, 256, 1024),
+    layers: int | Sequence[int] | None = None,
     strategies: Sequence[str | Strategy] | str | Strategy = "all",
     mix: Mix = "round-robin",
     spread: Spread = "contiguous",
@@ -131,7 +132,8 @@ def compare(
     ``options.training`` replaces the split.
 
     Args:
-        tokens: tokens per iteration. layers: the model's layer numbers; None: three spread over the trace.
+        tokens: tokens per iteration, one number or several. layers: the model's layer numbers, one or several; None:
+            three spread over the trace.
         strategies: names, ``file.py:Name``, strategies of your own, or "all".
         mix: tokens of many requests in turn, or of one. spread: how tokens are spread over the dies.
         baseline: the strategy that speed-ups refer to.
@@ -140,12 +142,16 @@ def compare(
         progress: called as ``progress(done, total, what)``.
 
     Raises:
-        ConfigError: a strategy is unknown, or two have the same name.
+        ConfigError: a strategy is unknown, or two have the same name; an argument is of another kind.
         TraceError: the trace does not fit the model or has too few tokens.
         WorkloadError: a layer cannot run on the package, or a strategy that needs a training part has none; not for
             those of "all", unless none can run.
         ReplayError: a strategy did not do the work.
     """
+    check_kind("model", model, MoEModel)
+    check_kind("package", package, Package)
+    check_kind("trace", trace, RoutingTrace)
+    tokens = as_numbers(tokens)
     given = [strategies] if isinstance(strategies, (str, Strategy)) else strategies
     plans = [get_strategy(name) for one in given for name in (strategy_names() if one == "all" else [one])]
     names = [strategy.name for strategy in plans]
@@ -155,7 +161,7 @@ def compare(
     if not plans or not tokens:
         raise ConfigError("nothing to compare: give at least one strategy and one number of tokens")
     trace.check_fits(model)
-    chosen = _three_layers(trace.layer_index.tolist()) if layers is None else list(layers)
+    chosen = _three_layers(trace.layer_index.tolist()) if layers is None else as_numbers(layers)
     splits: Splits = {}
     parts = {n: in_parts(trace, n, options, mix=mix, splits=splits) for n in tokens}
     optional = set(strategy_names() if "all" in given else ())

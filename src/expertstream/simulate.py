@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.analysis import Budget, Metrics, measure
+from expertstream.arguments import check_kind
 from expertstream.engine.run import run
 from expertstream.engine.timeline import Timeline
 from expertstream.errors import WorkloadError
@@ -185,10 +186,16 @@ def simulate(
         technology: constants of energy and area; default: ``Technology.preset("5nm")``.
 
     Raises:
-        ConfigError: the strategy is unknown, or is a user's own and fails.
+        ConfigError: the strategy is unknown, or is a user's own and fails; an argument is of another kind.
         WorkloadError: the routing does not fit the model, or the layer cannot run on the package.
     """
     options = Options() if options is None else options
+    check_kind("model", model, MoEModel)
+    check_kind("package", package, Package)
+    check_kind("routing", routing, Routing)
+    check_kind("options", options, Options)
+    if technology is not None:
+        check_kind("technology", technology, Technology)
     chosen = get_strategy(strategy)
     workload = LayerWorkload.of(model, package, routing, spread=spread)
     found = [_run(chosen, workload, variant, technology) for variant in chosen.variants(options)]

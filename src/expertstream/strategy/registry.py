@@ -119,6 +119,8 @@ def get_strategy(strategy: str | Strategy, source: bytes | None = None) -> Strat
     """
     if isinstance(strategy, Strategy):
         return strategy
+    if not isinstance(strategy, str):
+        raise ConfigError(f"the strategy is {strategy!r}; give a name, such as '{DEFAULT}', or a Strategy")
     if is_reference(strategy):
         return load_strategy(strategy, source)
     known = _strategies()

@@ -28,6 +28,9 @@ def check_shapes(source: str, arrays: Mapping[str, Any]) -> None:
     Args:
         arrays: by the names of TYPES; experts [tokens, layers, k] is one of them. None: not there.
     """
+    for name, array in arrays.items():
+        if array is not None and not hasattr(array, "dtype"):
+            raise TraceError(f"{source}: {name} is a {type(array).__name__}; a NumPy array is needed")
     shape = arrays["experts"].shape
     if len(shape) != 3 or 0 in shape:
         empty = "the trace is empty: " if 0 in shape else ""

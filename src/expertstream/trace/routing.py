@@ -316,6 +316,9 @@ class RoutingTrace:
         """
         if mix not in MIXES:
             raise TraceError(f"unknown mix '{mix}'{nearest(mix, MIXES)}; allowed: {', '.join(MIXES)}")
+        for name, number in (("tokens", tokens), ("offset", offset)):
+            if not isinstance(number, (int, np.integer)):
+                raise TraceError(f"{name} is {number!r}; a whole number is needed")
         if tokens < 1 or offset < 0:
             wrong, least = (f"tokens is {tokens}", 1) if tokens < 1 else (f"offset is {offset}", 0)
             raise TraceError(f"{wrong}; it must be at least {least}")
