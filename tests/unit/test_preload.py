@@ -137,6 +137,9 @@ def test_channels_of_several_dies_are_nobodys_own() -> None:
         update={"channels": (chips.channels[2], chips.channels[0].model_copy(update={"dies": (0, 1)}))}
     )
     assert own_channels(shared).tolist() == [-1, -1, 0, -1]
+    # Die 0 has a channel of its own, too, but its weights lie in the one that it shares.
+    three = chips.replace(channels=[{"dies": dies, "bandwidth": "25.6 GB/s"} for dies in ((0, 1), (0,), (1,))])
+    assert own_channels(three).tolist() == [-1, 2, -1, -1]
 
 
 def test_preloaded_weights_lie_in_place_and_count_as_loaded() -> None:

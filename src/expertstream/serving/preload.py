@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from expertstream.engine.layout import LOAD, SEND, WEIGHTS
 from expertstream.engine.state import transfer_ps
 from expertstream.engine.timeline import Timeline
-from expertstream.package import Package
+from expertstream.package import Package, Topology
 from expertstream.strategy import Plan
 
 Ints = NDArray[np.int64]
@@ -67,12 +67,10 @@ def measure_lead(timeline: Timeline) -> Lead:
 
 
 def own_channels(package: Package) -> Ints:
-    """The channel that serves a die alone, int64 [dies], -1 where there is none."""
-    own = np.full(package.n_dies, -1, dtype=np.int64)
-    for number, channel in reversed(list(enumerate(package.channels))):
-        if len(channel.dies) == 1:
-            own[channel.dies[0]] = number
-    return own
+    """The channel in which a die's weights lie, where it is attached to that die alone; else -1; int64 [dies]."""
+    nearest = Topology.of(package).nearest_channel
+    alone = [package.channels[channel].dies == (die,) for die, channel in enumerate(nearest.tolist())]
+    return np.where(alone, nearest, -1)
 
 
 def measure_tail(own: Ints, plan: Plan, timeline: Timeline) -> Tail:

@@ -43,16 +43,16 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
     turns = TokenTurns.of(batches, area_tokens)
     units = _Units.of_turns(workload, options, turns, has_shared)
     rounds = _Rounds.of(work, units, turns)
-    slices, tag, at_unit, at_die = _slices(units.expert, units.low, units.high, units.pieces)
+    cut = _slices(units.expert, units.low, units.high, units.pieces)
     gates = _add_rounds(work, workload, units, rounds, ready, done)
-    _add_weights(work, workload, units, rounds, gates, (slices, tag, at_unit, at_die))
+    _add_weights(work, workload, units, rounds, gates, cut)
     smallest = int(units.width.max(axis=1, initial=1).min(initial=1)) * workload.column_bytes
     window = 1 if _crossed(workload) else 2 + int(package.die.weight_buffer_bytes // max(smallest, 1))
     phases = _phases(batches, units, rounds, options)
     return Plan(
         work=work,
         dispatcher=InOrder([residents], phases, window=[SHARED_WINDOW, options.window(window)]),
-        slices=slices,
+        slices=cut[0],
         set_ptr=turns.ptr,
         set_ids=turns.ids,
         buffer_bytes=package_buffers(package),
