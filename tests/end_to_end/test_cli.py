@@ -308,6 +308,14 @@ def test_a_lead_without_a_prediction_is_refused(small: str, capsys: pytest.Captu
     assert capsys.readouterr().err == message
 
 
+def test_tokens_of_unknown_phase_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("layer,expert,token\n0,1,0\n0,2,1\n0,1,2\n")
+    assert run(["trace", "import", "a.csv", "--experts", "4", "-o", "a.parquet"]) == 0
+    out = capsys.readouterr().out
+    assert "3 (3 of unknown phase)" in out
+    assert "wrote a.parquet: 3 tokens, model unknown\n" in out
+
+
 def test_a_trace_of_one_token_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("one.npz", experts=np.array([[[2]]], dtype=np.int16), num_experts=4)
     assert run(["trace", "inspect", "one.npz"]) == 0

@@ -108,6 +108,7 @@ def test_packages_are_frozen_hashable_and_equal_by_value() -> None:
             "- {dies: [4], bandwidth: 25.6 GB/s",
             "22:6: channels.3.dies: DDR channel 3 is attached to die 4, but the 2 x 2 package has dies 0 to 3",
         ),
+        (CHANNEL_3, "- {dies: [3, 3], bandwidth: 25.6 GB/s", "22:6: channels.3.dies: die 3 is listed twice"),
         (CHANNEL_3, "- {dies: [], bandwidth: 25.6 GB/s", "22:6: channels.3.dies: needs at least 1 item"),
         (
             "weight_buffer: 14 MiB",

@@ -149,7 +149,9 @@ def test_channels_on_the_same_die_share_the_dies_near_it() -> None:
 @given(st.sampled_from(SHAPES), st.data())
 def test_no_channel_is_nearer_than_the_nearest(shape: tuple[int, int], data: st.DataObject) -> None:
     die = st.integers(0, shape[0] * shape[1] - 1)
-    attached = data.draw(st.lists(st.lists(die, min_size=1, max_size=3).map(tuple), min_size=1, max_size=4))
+    attached = data.draw(
+        st.lists(st.lists(die, min_size=1, max_size=3, unique=True).map(tuple), min_size=1, max_size=4)
+    )
     topology = mesh(*shape, *attached)
     for at, channel in enumerate(topology.nearest_channel.tolist()):
         entry = topology.entry_die(channel, at)

@@ -140,7 +140,8 @@ def test_save_refuses_other_names(tmp_path: Path) -> None:
 
 def test_load_refuses_missing_and_foreign_files(tmp_path: Path) -> None:
     assert message(RoutingTrace.load, "no.parquet") == "there is no trace file 'no.parquet'"
-    allowed = "is not a trace that can be read; allowed: .parquet, .npz files"
+    allowed = "is not a trace that can be read; allowed: .parquet, .npz files. Files of other tools"
+    allowed += " become one with 'expertstream trace import'"
     assert message(RoutingTrace.load, "trace.csv") == f"'trace.csv' {allowed}"
     assert message(RoutingTrace.load, tmp_path) == f"'{tmp_path}' {allowed}"
     plain = tmp_path / "plain.parquet"

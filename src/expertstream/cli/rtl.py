@@ -147,4 +147,4 @@ def _table(rows: list[dict[str, Any]], sorter: str) -> Any:
         for row in rows
     ]
     columns = ["experts", "dies", "decision", "before the first", "layer", "cells", "NAND2", "memory bits", "mm2"]
-    return table(f"Scheduler at 800 MHz, sorter '{sorter}'", columns, lines, left=0)
+    return table(f"Scheduler at 800 MHz, sorter '{sorter}'; times in cycles = ns", columns, lines, left=0)

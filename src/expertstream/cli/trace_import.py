@@ -14,6 +14,8 @@ from expertstream.errors import TraceError
 from expertstream.files import check_writable
 from expertstream.trace.importers import FORMATS, import_trace
 
+PHASES = {"prefill": 0, "decode": 1, "of unknown phase": -1}
+
 
 def import_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of another tool; requests follow on.")],
@@ -36,8 +38,9 @@ def import_command(
 ) -> None:
     """Find out what another tool's routing file is, say what it holds, and write it as a trace.
 
-    Reads vLLM and SGLang routed experts, SGLang's expert distribution recorder, llama.cpp-style CSV, .npz, EPLB weight
-    matrices and JSON per token. Nothing in a file is executed.
+    Reads routed experts of vLLM and SGLang, SGLang's recorder, llama.cpp-style CSV, .npz, EPLB, JSON per token.
+
+    Nothing in a file is executed.
 
     Example: expertstream trace import responses.jsonl --model qwen3-30b-a3b --output trace.parquet
     """
@@ -63,13 +66,14 @@ def import_command(
     if json:
         print_json(document)
         return
+    phases = {name: int((trace.phase == code).sum()) for name, code in PHASES.items()}
     rows = [
         ["format", f"{found.format}: {document['about']}"],
         ["holds", "counts only: the trace is SYNTHETIC" if found.counts_only else "the experts of each token"],
         ["model", trace.model],
         ["experts, k", f"{trace.n_experts}, {trace.top_k}"],
         ["layers", f"{len(trace.layer_index)}: {', '.join(map(str, trace.layer_index.tolist()))}"],
-        ["tokens", f"{trace.n_tokens} ({document['prefill_tokens']} prefill, {document['decode_tokens']} decode)"],
+        ["tokens", f"{trace.n_tokens} ({', '.join(f'{count} {name}' for name, count in phases.items() if count)})"],
         ["requests", str(requests) if requests else "unknown"],
         *(["note", note] for note in found.notes),
     ]
@@ -77,4 +81,4 @@ def import_command(
     if output is None:
         remark("nothing was written; give --output FILE.parquet to write the trace")
     else:
-        print(f"wrote {output}: {'SYNTHETIC, ' if trace.synthetic else ''}{trace.n_tokens} tokens of {trace.model}")
+        print(f"wrote {output}: {'SYNTHETIC, ' if trace.synthetic else ''}{trace.n_tokens} tokens, model {trace.model}")

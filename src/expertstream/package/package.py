@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from expertstream.config import check_config, load_config, misfit, preset_names, preset_path
 from expertstream.errors import ConfigError, nearest
@@ -90,6 +90,14 @@ class ChannelSpec(BaseModel):
     bandwidth_bytes_per_s: _Bandwidth = Field(alias="bandwidth")
     efficiency: float = Field(default=1.0, gt=0, le=1)
     latency_ps: _Latency = Field(alias="latency", default=50_000)
+
+    @field_validator("dies")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        twice = [die for die in value if value.count(die) > 1]
+        if twice:
+            raise ValueError(f"die {twice[0]} is listed twice")
+        return value
 
     @model_validator(mode="after")
     def _something_is_left(self) -> ChannelSpec:

@@ -160,7 +160,10 @@ class RoutingTrace:
         """
         file = Path(path)
         if file.suffix not in (".parquet", ".npz"):
-            raise TraceError(f"'{path}' is not a trace that can be read; allowed: .parquet, .npz files")
+            raise TraceError(
+                f"'{path}' is not a trace that can be read; allowed: .parquet, .npz files. Files of other tools become "
+                "one with 'expertstream trace import'"
+            )
         if not file.is_file():
             raise TraceError(f"there is no trace file '{path}'")
         if file.suffix == ".parquet":
