@@ -43,6 +43,7 @@ def test_results() -> None:
         "summary() has more)"
     )
     assert repr(result.workload) == f"LayerWorkload(small on test-chip-2x2, {routing!r})"
+    assert "8 tokens, layer 0, SYNTHETIC routing (small, seed 1)" in result.summary().splitlines()[0]
     assert repr(result.plan).startswith(f"Plan({len(result.plan.slices)} pieces of experts, ")
     assert not any(isinstance(value, np.ndarray) and repr(value) in repr(result) for value in vars(result).values())
 
