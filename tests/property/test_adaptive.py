@@ -93,6 +93,7 @@ def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Cas
             stack.enter_context(patch("expertstream.strategy.modes.tile_size", _large_tile))
         if "circulate" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.links_are_free", lambda *_: False))
+            stack.enter_context(patch("expertstream.strategy.adaptive.links_are_free", lambda *_: True))
         if alone:
             stack.enter_context(patch("expertstream.strategy.adaptive.enough_in_flight", lambda *_: 0))
         stack.enter_context(patch.object(AdaptiveDispatcher, "decide", _decide(case)))

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from expertstream.analysis.bounds import lower_bounds
 from expertstream.engine.layout import COMPLETE, STARTED
 from expertstream.engine.run import View
 from expertstream.explore.fields import change_package
@@ -19,6 +20,7 @@ from expertstream.schedule import (
     ddr_binds,
     enough_in_flight,
     hot_next,
+    least_in_flight,
     least_traffic,
     links_are_free,
     passes,
@@ -76,13 +78,13 @@ def test_weights_stay_where_computing_binds() -> None:
 
 def in_flight(expert: int, load_ps: int, stay: bool = True) -> int:
     """Enough of 120 bytes, if computing takes 100 ps."""
-    return enough_in_flight(120, expert_bytes=expert, load_ps=load_ps, compute_ps=100, stay=stay)
+    return enough_in_flight(120, 0, expert_bytes=expert, load_ps=load_ps, compute_ps=100, stay=stay)
 
 
 def test_loads_run_less_far_ahead_while_what_is_left_to_compute_takes_much_longer() -> None:
     assert in_flight(60, load_ps=79) == 30
     assert in_flight(60, load_ps=80) == 40
-    assert enough_in_flight(120, expert_bytes=60, load_ps=100, compute_ps=0, stay=True) == 40
+    assert enough_in_flight(120, 0, expert_bytes=60, load_ps=100, compute_ps=0, stay=True) == 40
 
 
 def test_loads_run_as_far_ahead_as_three_experts_take_within_shares_of_the_room() -> None:
@@ -93,6 +95,18 @@ def test_loads_run_as_far_ahead_as_three_experts_take_within_shares_of_the_room(
 def test_a_fifth_of_the_room_is_enough_while_loads_are_ahead_if_no_weights_stay() -> None:
     assert [in_flight(expert, load_ps=79, stay=False) for expert in (1, 9, 60)] == [24, 24, 24]
     assert [in_flight(expert, load_ps=80, stay=False) for expert in (1, 12, 60)] == [30, 36, 40]
+
+
+def test_copies_of_tokens_alone_are_never_enough() -> None:
+    """Three quarters of the room for tokens, or all of it where they come in turns, and 1/32 of the weight buffers."""
+    assert least_in_flight(160, 60, moves=True, turns=False) == 45 + 5
+    assert least_in_flight(160, 60, moves=True, turns=True) == 60 + 5
+    assert enough_in_flight(220, at_least=65, expert_bytes=1, load_ps=100, compute_ps=100, stay=True) == 65
+    assert enough_in_flight(220, at_least=50, expert_bytes=1, load_ps=100, compute_ps=100, stay=True) == 220 // 4
+
+
+def test_three_fifths_of_the_buffers_are_enough_where_no_token_moves() -> None:
+    assert least_in_flight(100, 50, moves=False, turns=False) == 90
 
 
 def test_ddr_binds_if_loads_take_half_as_long_again_as_computing() -> None:
@@ -214,10 +228,10 @@ def admitted(dispatcher: AdaptiveDispatcher, times: int, view: Idle | None = Non
     return [g for _ in range(times) for g in dispatcher.decide(cast(View, view or Idle()))]
 
 
-def dispatcher(*tokens: int, room: int | None = None, held: int = 0) -> AdaptiveDispatcher:
+def dispatcher(*tokens: int, room: int = 1 << 40, held: int = 0) -> AdaptiveDispatcher:
     """Groups that take as long to compute as to load; if some are ``held``, all stay, and eight fit."""
     stay = dict.fromkeys(range(1, 16), held) if held else {}
-    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, room, expert_bytes=300)
+    return AdaptiveDispatcher(0, [streams(*tokens)], 0, stay, 8 * held, room, at_least=0, expert_bytes=300)
 
 
 def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
@@ -271,3 +285,27 @@ def test_loads_and_compute_stay_in_step_where_less_may_be_in_flight() -> None:
     with patch("expertstream.strategy.adaptive.enough_in_flight", lambda room, *_: room // 5):
         less = simulate(model, package, routing, "fse-dp-adaptive").latency_ps
     assert less < 1.03 * usual
+
+
+def test_weight_buffers_of_half_the_size_cost_little() -> None:
+    """Copies of tokens took what had been called enough, and weights waited for them: 1.27 times the bound."""
+    model = MoEModel.preset("qwen3-30b-a3b")
+    package = change_package(
+        Package.preset("4x4"), {"channels.bandwidth": 102_400_000_000, "die.weight_buffer": 8 * 2**20}
+    )
+    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(1024, 2)
+    result = simulate(model, package, routing, "fse-dp-adaptive")
+    assert result.latency_ps < 1.04 * lower_bounds(result.workload, result.timeline).bound_ps
+
+
+def test_where_no_token_moves_micro_slices_start_where_there_is_most_room() -> None:
+    """Else the dies that fall behind fill up, and their channels wait."""
+    model, package = MoEModel.preset("phi-3.5-moe-paper"), Package.preset("test-chip-2x2")
+    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(1024, 2)
+    roomiest = simulate(model, package, routing, "fse-dp-adaptive")
+    assert roomiest.plan.passes == 2
+    with patch("expertstream.strategy.adaptive.links_are_free", lambda *_: False):
+        nearest = simulate(model, package, routing, "fse-dp-adaptive")
+    assert roomiest.latency_ps < 0.98 * nearest.latency_ps
+    paired = simulate(model, package, routing, "fse-dp-paired")
+    assert roomiest.metrics.buffers.package_peak_both_bytes < paired.metrics.buffers.package_peak_both_bytes

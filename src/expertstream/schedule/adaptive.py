@@ -82,7 +82,24 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int], ddr: bool) -> int:
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
 
-def enough_in_flight(room: int, expert_bytes: int, load_ps: int, compute_ps: int, stay: bool) -> int:
+def least_in_flight(weights: int, tokens: int, moves: bool, turns: bool) -> int:
+    """Bytes of weights and of copies of tokens in flight that are never enough, a constant of the layer.
+
+    Three quarters of the room for tokens, which copies may fill, or all of it where turns of tokens do, and 1/32 of the
+    weight buffers beside it: where these are small, weights would else wait for copies. Where no token moves three
+    fifths of all: the more micro-slices circulate, the less a die waits for those that others have.
+
+    Args:
+        weights, tokens: bytes of all weight buffers together, and of all token buffers, that are free while nothing is
+            in flight.
+        moves: whether some tokens move. turns: whether they do so in turns.
+    """
+    if not moves:
+        return 3 * (weights + tokens) // 5
+    return (tokens if turns else 3 * tokens // 4) + weights // 32
+
+
+def enough_in_flight(room: int, at_least: int, expert_bytes: int, load_ps: int, compute_ps: int, stay: bool) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
     What three experts take, but no less than a quarter of the room that there is and no more than a third. While loads
@@ -91,12 +108,13 @@ def enough_in_flight(room: int, expert_bytes: int, load_ps: int, compute_ps: int
 
     Args:
         room: bytes of all buffers together that are free while nothing is in flight.
+        at_least: bytes that are never enough (``least_in_flight``).
         expert_bytes: weights and copies of tokens of an expert whose tokens move, on average.
         load_ps: of what has not been admitted. compute_ps: of what has not been finished; both at full rate.
         stay: whether some weights stay (``weights_stay``).
     """
     least, most = (5, 4 if stay else 5) if 5 * load_ps < 4 * compute_ps else (4, 3)
-    return min(max(EXPERTS_IN_FLIGHT * expert_bytes, room // least), room // most)
+    return max(at_least, min(max(EXPERTS_IN_FLIGHT * expert_bytes, room // least), room // most))
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

@@ -13,7 +13,7 @@ from expertstream.engine.run import View
 from expertstream.engine.state import transfer_ps
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import enough_in_flight, hot_next
+from expertstream.schedule import enough_in_flight, hot_next, least_in_flight, links_are_free
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.gather import Gathering
 from expertstream.strategy.homes import Homes
@@ -55,16 +55,15 @@ class AdaptiveDispatcher:
         prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
         held: bytes of a weight buffer that a group whose weights stay fills as long as it runs; they must fit
             ``budget``.
-        room: bytes of all buffers together that are free while nothing is in flight; nothing else begins while so much
-            of them is taken that it is enough (``enough_in_flight``). None: whatever is taken.
-        expert_bytes: as of ``enough_in_flight``.
+        room, at_least, expert_bytes: as of ``enough_in_flight``.
     """
 
     def __init__(
         self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int,
-        room: int | None, expert_bytes: int,
+        room: int, at_least: int, expert_bytes: int,
     ) -> None:  # fmt: skip
-        self._held, self._budget, self._room, self._expert_bytes = held, budget, room, expert_bytes
+        self._held, self._budget = held, budget
+        self._room, self._at_least, self._expert_bytes = room, at_least, expert_bytes
         self._prologue = [prologue]
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
@@ -116,10 +115,11 @@ class AdaptiveDispatcher:
 
     def _begins(self, view: View, load_ps: int, compute_ps: int) -> bool:
         """Whether another expert may begin; if not, the engine asks again as soon as it may."""
-        if self._room is None or not self._running:
+        if not self._running:
             return True
         stay = bool(self._held)
-        least = self._room - enough_in_flight(self._room, self._expert_bytes, load_ps, compute_ps, stay)
+        enough = enough_in_flight(self._room, self._at_least, self._expert_bytes, load_ps, compute_ps, stay)
+        least = self._room - enough
         if view.all_free_bytes < least:
             view.ask_at(least)
             return False
@@ -197,24 +197,22 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     tiles = Tiles.of(workload.topology, modes.tile)
     turns = TokenTurns.of(_only(batches, modes.gathers), modes.most, tiles)
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
-    active = batches.load.sum(axis=2) > 0
+    total = batches.load.sum(axis=2)
+    active = total > 0
     in_flight = _expert_bytes(workload, modes, active)
-    free, ahead = None, Plan.prefetch  # where no token moves, FSE-DP's own way
-    if in_flight:
-        free = int(package_buffers(package).sum() - residents.sum())
-        ahead = (  # enough_in_flight, in words
-            "nothing else begins while weights and copies of tokens take as much as three experts, or a third of the "
-            "buffers, a quarter to a fifth if loads are ahead"
-        )
+    buffers = package_buffers(package)
+    free = int(buffers[:, 0].sum()), int(buffers[:, 1].sum() - residents.sum())
+    in_turns = bool((modes.stays & (modes.most < total.max(axis=0))).any())
     work = Work()
     done = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     resident, ready = add_residents(work, workload, batches, done)
     groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
-    total = batches.load.sum(axis=2)
     late = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
-    flow = Flow(workload.topology.rings[: options.rings], late=late)
+    # Where no token moves, a die may fall behind: a micro-slice starts where there is most room (rule 5).
+    roomiest = not in_flight and links_are_free(modes.links_ps(workload, batches), *times)
+    flow = Flow(workload.topology.rings[: options.rings], roomiest=roomiest, late=late)
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
     gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles)
@@ -224,20 +222,33 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         homes = Homes.of(workload, cutting, loads, tiles, modes.stays, total[p], shares.load[p])
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late[p], int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
+    at_least = least_in_flight(*free, in_flight > 0, in_turns)
+    dispatcher = AdaptiveDispatcher(
+        resident, streams, _target_ps(workload, times, int(active.sum())), held, modes.budget, sum(free), at_least,
+        in_flight,
+    )  # fmt: skip
     return Plan(
         work=work,
-        dispatcher=AdaptiveDispatcher(
-            resident, streams, _target_ps(workload, times, int(active.sum())), held, modes.budget, free, in_flight
-        ),
+        dispatcher=dispatcher,
         slices=cutting.slices,
         set_ptr=np.concatenate((shares.ptr, shares.ids.size + turns.ptr[1:])),
         set_ids=np.concatenate((shares.ids, turns.ids)),
-        buffer_bytes=package_buffers(package),
+        buffer_bytes=buffers,
         passes=batches.passes,
         pass_of_token=batches.part,
-        prefetch=ahead,
+        prefetch=_prefetch(in_flight > 0),
         ddr_layout=f"each expert's micro-slices striped evenly over {n_channels} DDR channels",
         notes=(_notes(modes.tile[active.any(axis=0)], package.n_dies),),
+    )
+
+
+def _prefetch(moves: bool) -> str:
+    """``enough_in_flight`` in words; ``moves``: whether some tokens move."""
+    if not moves:
+        return "nothing else begins while weights take three fifths of the buffers"
+    return (
+        "nothing else begins while weights and copies of tokens take as much as three experts, or a third of the "
+        "buffers (a quarter to a fifth if loads are ahead), or what moving tokens may fill if that is more"
     )
 
 

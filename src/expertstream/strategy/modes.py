@@ -124,7 +124,7 @@ class Modes:
     def _visiting(cls, workload: LayerWorkload, tokens: Ints, tile: Ints, options: Options) -> Modes:
         """No weights stay; ``tile``: int64 [experts], as of the class."""
         circulating = 2 * (workload.package.n_dies + 1)  # of two trajectories, as in micro_slices.py
-        slots = np.maximum(circulating, np.select([tile > 1, tile == 1], [TILE_SLOTS, ENTRY_SLOTS]))
+        slots = np.maximum(circulating, np.where(tile == 1, ENTRY_SLOTS, TILE_SLOTS))
         widest = np.maximum(1, workload.package.die.weight_buffer_bytes // (slots * workload.column_bytes))
         return cls(tile, tokens, _parts(workload, tile, widest, options), np.zeros_like(tile), 0, 0)
 
@@ -169,7 +169,10 @@ def _parts(workload: LayerWorkload, tile: Ints, widest: Ints | int, options: Opt
         tile: int64 [experts], as in Modes. widest: columns of a micro-slice, int or int64 [experts].
     """
     n_dies, n_channels = workload.package.n_dies, len(workload.package.channels)
-    circulating, _ = micro_slices(workload, options.micro_slices)
+    circulating: Ints | int = micro_slices(workload, options.micro_slices)[0]
+    if options.micro_slices is None:
+        finest = max(1, workload.package.die.weight_buffer_bytes // (TILE_SLOTS * workload.column_bytes))
+        circulating = np.maximum(circulating, -(-workload.columns // (finest * n_dies)))
     striped = np.maximum(2, -(-workload.columns // (widest * n_channels))) * n_channels
     step = np.lcm(n_channels, n_dies // np.maximum(tile, 1))
     return np.where(tile == 0, circulating * n_dies, np.where(tile == 1, striped, -(-striped // step) * step))
