@@ -137,8 +137,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "agrees" if good == len(rows) else "differs",
             ""
             if good == len(rows)
-            else "Small buffers, which were not looked at when the rules were made, cut experts into more blocks and "
-            "narrower micro-slices: tokens are gathered anew for each block, each micro-slice has its control overhead",
+            else "Small buffers cut experts into more blocks and narrower micro-slices: tokens are gathered anew for "
+            "each block, each micro-slice has its control overhead",
         ),
         Claim(
             "beyond the paper",
