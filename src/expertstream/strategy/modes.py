@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.errors import BufferTooSmallError
+from expertstream.package.timing import compute_ps
 from expertstream.schedule import (
     by_expert,
     ddr_binds,
@@ -31,6 +32,8 @@ SLICES_A_DIE = 2  # at least, of an expert whose weights stay
 SLOTS = 18  # micro-slices of experts whose weights stay that fit a weight buffer, at least
 ENTRY_SLOTS = 24  # of those whose weights are computed where they come in, and gone then
 TILE_SLOTS = 34  # of those whose weights visit several dies
+FEWEST_SLOTS = 8  # of either, where
+OVERHEAD_SHARE = 20  # more than 1/20 of the layer's time would go into control overhead
 BUDGET_SHARE = 1 / 2  # of what weights that stay could fill, where all tokens of an expert come at once
 BUDGET_SHARE_OF_TURNS = 3 / 10  # the same where tokens come in turns, and fill their buffers
 BLOCKS_PER_BUDGET = 6  # so many blocks of an expert's micro-slices are there at once
@@ -102,13 +105,13 @@ class Modes:
                 modes = (
                     cls._staying(workload, tokens, room, options)
                     if stay
-                    else cls._visiting(workload, tokens, tile, options)
+                    else cls._visiting(workload, batches, tile, options, times)
                 )
                 if links_are_free(modes.links_ps(workload, batches), *times):
                     return modes
         each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
         tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each], dtype=np.int64)
-        return cls._visiting(workload, tokens, tile, options)
+        return cls._visiting(workload, batches, tile, options, times)
 
     def links_ps(self, workload: LayerWorkload, batches: Batches) -> int:
         """About the time for which a link is busy with gathered tokens and with weights that visit several dies."""
@@ -121,12 +124,27 @@ class Modes:
         return int(sent) // n_dies * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
 
     @classmethod
-    def _visiting(cls, workload: LayerWorkload, tokens: Ints, tile: Ints, options: Options) -> Modes:
-        """No weights stay; ``tile``: int64 [experts], as of the class."""
-        circulating = 2 * (workload.package.n_dies + 1)  # of two trajectories, as in micro_slices.py
-        slots = np.maximum(circulating, np.where(tile == 1, ENTRY_SLOTS, TILE_SLOTS))
-        widest = np.maximum(1, workload.package.die.weight_buffer_bytes // (slots * workload.column_bytes))
-        return cls(tile, tokens, _parts(workload, tile, widest, options), np.zeros_like(tile), 0, 0)
+    def _visiting(
+        cls, workload: LayerWorkload, batches: Batches, tile: Ints, options: Options, times: LayerTimes
+    ) -> Modes:
+        """No weights stay; ``tile``: int64 [experts], as of the class.
+
+        Micro-slices are narrow, or as wide as their control overhead asks for and as two trajectories allow.
+        """
+        n_dies, buffer = workload.package.n_dies, workload.package.die.weight_buffer_bytes
+        load = batches.load.sum(axis=2)
+        visits = np.where(tile > 0, tile, n_dies)
+        slots = np.maximum(2 * (n_dies + 1), np.where(tile == 1, ENTRY_SLOTS, TILE_SLOTS))
+        widest = np.maximum(1, buffer // (slots * workload.column_bytes))
+        parts = _parts(workload, tile, widest, options)
+        overhead_ps = int(compute_ps(workload.package.die, 0, 0, 0, workload.model.weight_bits))
+        taken_ps = int(((load > 0) * parts * visits).sum()) * overhead_ps // n_dies
+        if taken_ps * OVERHEAD_SHARE > max(times):
+            fewest = max(FEWEST_SLOTS, 2 * (int(visits[load.any(axis=0)].max()) + 1))
+            wider = widest * (taken_ps * OVERHEAD_SHARE) // max(*times, 1)
+            widest = np.maximum(widest, np.minimum(wider, buffer // (fewest * workload.column_bytes)))
+            parts = _parts(workload, tile, widest, options)
+        return cls(tile, load.max(axis=0), parts, np.zeros_like(tile), 0, 0)
 
     @classmethod
     def _staying(cls, workload: LayerWorkload, tokens: Ints, room: int, options: Options) -> Modes:
