@@ -41,8 +41,8 @@ from expertstream.trace import synthesize
         (5, 4, 10, 2),
         (7, 4, 10, 2),
         (8, 4, 10, 0),  # weights are sent on three times, which is as cheap
-        (5, 2, 10, 0),  # or once, between the two dies that hold tokens
-        (1, 1, 10, 0),
+        (5, 2, 10, 0),  # or once or twice, to the two dies that hold tokens
+        (1, 1, 10, 1),  # three quarters of the weights come in where its only token is not
         (4, 4, 7, 2),  # no room on every die
         (5, 4, 4, 0),
     ],

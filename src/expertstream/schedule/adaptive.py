@@ -24,7 +24,7 @@ def least_traffic(tokens: int, stops: int, token_bytes: int, weight_bytes: int, 
     """How many dies an expert's micro-slices visit, so that the fewest bytes pass links; 0: its tokens stay.
 
     On tiles of g of n dies each of its tokens is sent to n / g dies, and its weights are sent on g - 1 times. If its
-    tokens stay, its weights are sent on to all dies that hold some.
+    tokens stay, its weights are sent to all dies that hold some, from where they come in: at any die.
 
     Args:
         tokens: of the expert, in the package. stops: dies that hold them.
@@ -32,7 +32,7 @@ def least_traffic(tokens: int, stops: int, token_bytes: int, weight_bytes: int, 
         room: tokens of other dies for which a die has room.
         sizes: numbers of dies into tiles of which the package can be cut, ascending; the last is all dies.
     """
-    best, least = 0, (stops - 1) * weight_bytes
+    best, least = 0, stops * (sizes[-1] - 1) * weight_bytes // sizes[-1]
     for size in sizes:
         traffic = tokens * token_bytes * (sizes[-1] // size) + (size - 1) * weight_bytes
         if traffic < least and tokens * ROOM_SHARE <= size * room:
