@@ -145,10 +145,15 @@ def test_a_strategy_takes_the_choices_that_it_says_and_no_other(strategy: Strate
     model = MoEModel.one_layer(d_model=256, d_ffn=512, n_experts=16, top_k=2)
     training = synthesize(model, requests=4, tokens_per_request=100, layers=[0], seed=1)
     changing = set()
-    for side, room, d2d in ((3, 400_000, 2 * 10**9), (2, 1 << 20, 5 * 10**8)):
+    # In the last the tokens fill their buffers, so that none may move.
+    for side, room, tokens, d2d in (
+        (3, 400_000, 1 << 20, 2 * 10**9), (2, 1 << 20, 1 << 20, 5 * 10**8), (2, 1 << 20, 50_000, 5 * 10**8)
+    ):  # fmt: skip
         channels = [{"dies": [die], "bandwidth_bytes_per_s": 25_600_000_000} for die in (0, side**2 - 1)]
         package = Package.preset("test-chip-2x2").replace(rows=side, cols=side, channels=channels)
-        package = package.replace(**{"die.weight_buffer_bytes": room, "d2d.bandwidth_bytes_per_s": d2d})
+        package = package.replace(
+            **{"die.weight_buffer_bytes": room, "die.token_buffer_bytes": tokens, "d2d.bandwidth_bytes_per_s": d2d}
+        )
         routing = training.iteration(tokens=128, layer=0)
 
         def activities(options: Options, package: Package = package, routing: Routing = routing) -> list[bytes]:
