@@ -166,6 +166,8 @@ def _peak_power_w(timeline: Timeline, activity: Activity, technology: Technology
 def _ahead_pj(timeline: Timeline, activity: Activity, technology: Technology, mac: Floats) -> Floats:
     """Dynamic energy before the origin of the timeline, pJ, float64 [3]."""
     early = np.flatnonzero(timeline.start_ps < timeline.origin_ps)
+    if early.size == 0:
+        return np.zeros(3)
     start, end = timeline.start_ps[early], timeline.end_ps[early]
     share = np.where(end <= timeline.origin_ps, 1.0, (timeline.origin_ps - start) / np.maximum(end - start, 1))
     return np.array([_of_rows_pj(activity, technology, mac, level)[early] @ share for level in range(3)])

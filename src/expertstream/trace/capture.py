@@ -277,12 +277,11 @@ def _ends_of_generate(model: Any, given: list[frozenset[int]]) -> Iterator[None]
     @wraps(generate)
     def watched(*args: Any, **kwargs: Any) -> Any:
         settings = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        end = getattr(settings, "eos_token_id", None)
         if "eos_token_id" in kwargs:
             given.append(_as_ids(kwargs["eos_token_id"]))
-        elif getattr(settings, "eos_token_id", None) is not None:
-            given.append(_as_ids(settings.eos_token_id))  # type: ignore[union-attr]
         else:
-            given.append(_end_tokens(model))
+            given.append(_end_tokens(model) if end is None else _as_ids(end))
         try:
             return generate(*args, **kwargs)
         finally:
