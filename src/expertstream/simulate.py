@@ -27,6 +27,7 @@ from expertstream.report.perfetto import write_perfetto
 from expertstream.strategy import DEFAULT, Options, Plan, Strategy, blame, check_plan, get_strategy
 from expertstream.strategy.registry import BUILT_IN
 from expertstream.trace import Routing
+from expertstream.trace.routing import short_source
 from expertstream.units import format_bytes, format_time
 from expertstream.workload import LayerWorkload, Spread
 
@@ -103,11 +104,10 @@ class Result:
         """The main figures, one a line."""
         m, routing = self.metrics, self.workload.routing
         label = "SYNTHETIC routing" if routing.synthetic else "routing"
-        source = routing.source.removeprefix("synthetic routing for ")
         gap = "no work" if m.gap is None else f"{m.gap:.3f} x lower bound (max of DDR and compute)"
         lines = [
             f"{self.strategy}: {self.workload.model.name} on {self.workload.package.name}, "
-            f"{self.workload.n_tokens} tokens, layer {routing.layer}, {label} ({source})",
+            f"{self.workload.n_tokens} tokens, layer {routing.layer}, {label} ({short_source(routing.source)})",
             f"  latency      {format_time(m.latency_ps)} = {gap}",
             f"  utilisation  {100 * m.utilisation:.1f} % of the MAC arrays",
             f"  traffic      {format_bytes(m.ddr_bytes)} from DDR, {format_bytes(m.d2d_bytes)} x hops over D2D",

@@ -25,6 +25,7 @@ from expertstream.strategy import Options, Strategy
 from expertstream.strategy.base import CHOICES, unused
 from expertstream.strategy.plan import LEAD_PS, parse_prediction
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
+from expertstream.trace.routing import short_source
 from expertstream.units import parse_bytes, parse_time_ps
 from expertstream.workload import Spread
 
@@ -236,7 +237,7 @@ def check_layers(layers: Sequence[int], model: MoEModel) -> None:
 
 def routing_label(source: str, synthetic: bool) -> str:
     """Where the routing comes from; synthetic routing says so in capitals."""
-    return f"SYNTHETIC routing ({source.removeprefix('synthetic routing for ')})" if synthetic else f"routing: {source}"
+    return f"SYNTHETIC routing ({short_source(source)})" if synthetic else f"routing: {source}"
 
 
 def numbers(text: str, option: str, *, least: int) -> list[int]:

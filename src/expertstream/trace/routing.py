@@ -28,6 +28,7 @@ from expertstream.trace.split import split
 
 Mix = Literal["round-robin", "single-request"]
 GOLDEN_RATIO = 0.6180339887498949
+SYNTHETIC_SOURCE = "synthetic routing for "  # begins the source of synthetic traces
 MIXES: tuple[Mix, ...] = ("round-robin", "single-request")
 
 
@@ -379,5 +380,10 @@ def _ranges(numbers: NDArray[np.int32]) -> str:
     return ", ".join(str(p[0]) if p.size == 1 else f"{p[0]} to {p[-1]}" for p in parts)
 
 
+def short_source(source: str) -> str:
+    """A source without the words that a label of synthetic routing has already."""
+    return source.removeprefix(SYNTHETIC_SOURCE)
+
+
 def _origin(of: Routing | RoutingTrace) -> str:
-    return f"SYNTHETIC: {of.source.removeprefix('synthetic routing for ')}" if of.synthetic else f"from {of.source}"
+    return f"SYNTHETIC: {short_source(of.source)}" if of.synthetic else f"from {of.source}"

@@ -16,7 +16,7 @@ from expertstream.errors import TraceError
 from expertstream.trace.calibrated import packaged_calibration
 from expertstream.trace.calibration import Calibration
 from expertstream.trace.checks import MAX_EXPERTS
-from expertstream.trace.routing import HasExperts, RoutingTrace
+from expertstream.trace.routing import SYNTHETIC_SOURCE, HasExperts, RoutingTrace
 
 LAYERS = (0, 1, 2, 3)
 
@@ -144,7 +144,7 @@ def synthesize(
         layer_index=np.array(chosen_layers, dtype=np.int32),
         n_experts=e,
         model=model.name,
-        source=f"synthetic routing for {model.name}, seed {seed}",
+        source=f"{SYNTHETIC_SOURCE}{model.name}, seed {seed}",
         id_space="synthetic: ids carry no meaning",
         synthetic=True,
     )
@@ -171,7 +171,7 @@ def draw(
         weights=None if trace.weights is None else trace.weights[:, at],
         layer_index=trace.layer_index[at],
         model=model,
-        source=f"synthetic routing for {model}, calibrated on {calibration.source}, seed {seed}",
+        source=f"{SYNTHETIC_SOURCE}{model}, calibrated on {calibration.source}, seed {seed}",
         id_space="as in the calibrating trace",
     )
 
