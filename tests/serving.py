@@ -57,7 +57,8 @@ def tiny_scenario(**more: Any) -> Scenario:
         },
         "tokens_per_iteration": 8,
     }
-    return Scenario.model_validate(values | more)
+    given = values | more
+    return Scenario.model_validate({key: value for key, value in given.items() if value is not None})
 
 
 def serving(

@@ -11,7 +11,7 @@ import pytest
 
 from expertstream.cli.main import run
 from expertstream.errors import TraceError
-from expertstream.trace import RoutingTrace, capture, register_router
+from expertstream.trace import RoutingTrace, TraceWriter, capture, register_router
 from expertstream.trace.capture import READERS
 from tests.needs import needs_module
 
@@ -357,6 +357,38 @@ def test_command(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "give one of --text FILE and --dataset-file FILE" in capsys.readouterr().err
     assert run(["trace", "capture", "--model", str(tmp_path / "no"), "--text", str(lines), "-o", str(output)]) == 2
     assert "cannot load the model" in capsys.readouterr().err
+
+
+def test_the_command_writes_batch_by_batch(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, output = tmp_path / "lines.txt", tmp_path / "trace.parquet"
+    lines.write_text("w1 w2 w3\nw4 w5 w6 w7 w8 w9\nw1\nw2 w4\nw5\n")
+    command = ["trace", "capture", "--model", str(saved), "--dataset-file", str(lines), "--batch-size", "2"]
+    written: list[list[int]] = []
+    append = TraceWriter.append
+
+    def counted(self: TraceWriter, experts: Any, request: Any, *more: Any) -> None:
+        written.append(sorted(set(request.tolist())))
+        if len(written) > 3:
+            raise TraceError("full")
+        append(self, experts, request, *more)
+
+    monkeypatch.setattr(TraceWriter, "append", counted)
+    assert run([*command, "-o", str(output)]) == 0
+    assert written == [[0, 1], [2, 3], [4]]
+    trace = RoutingTrace.load(output)
+    assert np.bincount(trace.request).tolist() == [3, 6, 1, 2, 1]
+    assert trace.position.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 0, 0, 1, 0]
+    assert run([*command, "-o", str(tmp_path / "lost.parquet")]) == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lines.txt", "trace.parquet"]
+
+
+@pytest.mark.usefixtures("registered")
+def test_ids_that_no_trace_can_hold_are_named() -> None:
+    register_router("OddRouter", lambda _, output: (output[1] + 70000, output[0]))
+    message = r"^captured from odd: experts holds 7000[0-3], which is no int16$"
+    model = OddModel()
+    with pytest.raises(TraceError, match=message), capture(model):
+        model(inputs_embeds=torch.eye(4)[None])
 
 
 class _Calls(TorchFunctionMode):

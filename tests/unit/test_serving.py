@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,7 @@ from expertstream.serving.routing import Replay
 from expertstream.serving.series import Series
 from expertstream.serving.server import Running, share_budget
 from expertstream.strategy import Options, Plan, strategy_names
-from expertstream.trace import synthesize
+from expertstream.trace import RoutingTrace, parquet, synthesize
 from tests.serving import serving, tiny_model, tiny_package, tiny_scenario
 
 FIVE = Lengths("fixed", 5, 1.0, 100)
@@ -230,6 +232,34 @@ def test_requests_replay_the_trace_token_by_token() -> None:
     assert Replay(synthesize(model, requests=2, tokens_per_request=8, layers=[1]), model).borrowed == 1
     with pytest.raises(TraceError, match="layer 0 is not an MoE layer"):
         replay.routing(np.array([0]), 0)
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.1, 1e6])  # held by half precision; not exactly; not at all
+def test_a_replay_gives_the_choices_of_its_trace_in_their_types(weight: float) -> None:
+    model = tiny_model(n_experts=400)
+    trace = synthesize(model, requests=2, tokens_per_request=8, layers=[1, 2])
+    trace = replace(trace, weights=np.full(trace.experts.shape, weight, dtype=np.float32))
+    rows = np.array([3, 9, 3])
+    for at, layer in enumerate((1, 2)):
+        routing = Replay(trace, model).routing(rows, layer)
+        for mine, its in ((routing.experts, trace.experts), (routing.weights, trace.weights)):
+            assert its is not None
+            assert mine.dtype == its.dtype
+            np.testing.assert_array_equal(mine, its[rows, at])
+
+
+@pytest.mark.parametrize("more", [{}, {"strategy": "hydra"}, {"buffering": {"slack_percent": 50, "theta_min": 3}}])
+def test_the_trace_of_a_file_is_read_layer_by_layer_and_serves_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    file, read = tmp_path / "t.parquet", []
+    synthesize(tiny_model(), requests=4, tokens_per_request=16, layers=[1, 2]).save(file)
+    loaded = serving(tiny_scenario(**more), routing=RoutingTrace.load(file)).run()
+    scenario = tiny_scenario(**more, trace=file, synthetic=None)
+    whole = parquet.read
+    monkeypatch.setattr(parquet, "read", lambda path, layers, requests: read.append(layers) or whole(path, layers))
+    assert serving(scenario).run() == loaded
+    assert read == [[1]]
 
 
 def test_an_iteration_takes_the_sum_of_its_blocks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,8 @@ from expertstream.cli.console import Report, print_json, progress
 from expertstream.cli.inputs import JsonOption
 from expertstream.errors import ConfigError, TraceError
 from expertstream.files import check_writable
-from expertstream.trace import RoutingTrace
 from expertstream.trace.capture import capture
+from expertstream.trace.parquet import writer_like
 
 
 def capture_command(
@@ -46,17 +47,14 @@ def capture_command(
     check_writable(output)
     prompts = _prompts(text, dataset_file)
     with progress("capturing") as report:
-        trace = _run(model, prompts, max_tokens, generate, batch_size, device, report)
-    trace.save(output)
-    document: dict[str, Any] = {"file": str(output), "source": trace.source, "n_tokens": trace.n_tokens}
-    document |= {"layers": trace.layer_index.tolist(), "n_experts": trace.n_experts, "top_k": trace.top_k}
-    document |= {"prefill_tokens": int((trace.phase == 0).sum()), "decode_tokens": int((trace.phase == 1).sum())}
+        document = _run(model, prompts, max_tokens, generate, batch_size, device, output, report)
     if json:
         print_json(document)
     else:
         print(
-            f"wrote {output}: {trace.n_tokens} tokens ({document['decode_tokens']} of them decode) of {len(prompts)} "
-            f"requests, {trace.layer_index.size} MoE layers of {trace.n_experts} experts, k = {trace.top_k}"
+            f"wrote {output}: {document['n_tokens']} tokens ({document['decode_tokens']} of them decode) of "
+            f"{len(prompts)} requests, {len(document['layers'])} MoE layers of {document['n_experts']} experts, "
+            f"k = {document['top_k']}"
         )
 
 
@@ -81,8 +79,10 @@ def _run(
     generate: int,
     batch_size: int,
     device: str | None,
+    output: Path,
     report: Report,
-) -> RoutingTrace:
+) -> dict[str, Any]:
+    """Capture batch by batch, each of which is written before the next; returns what the file holds."""
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -99,7 +99,8 @@ def _run(
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ConfigError(f"the tokenizer of '{name}' has neither a padding nor an end token; batches cannot be padded")
-    with torch.inference_mode(), capture(model, name=name) as trace:
+    decode = 0
+    with torch.inference_mode(), ExitStack() as stack:
         for first in range(0, len(prompts), batch_size):
             batch = tokenizer(
                 prompts[first : first + batch_size],
@@ -109,16 +110,30 @@ def _run(
                 max_length=max_tokens,
                 return_token_type_ids=False,
             ).to(model.device)
-            if generate:
-                # the last token that is generated never runs through the model
-                model.generate(
-                    **batch,
-                    max_new_tokens=generate + 1,
-                    do_sample=False,
-                    num_beams=1,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            else:
-                model(**batch, use_cache=False)
+            with capture(model, name=name) as trace:
+                if generate:
+                    # the last token that is generated never runs through the model
+                    model.generate(
+                        **batch,
+                        max_new_tokens=generate + 1,
+                        do_sample=False,
+                        num_beams=1,
+                        pad_token_id=tokenizer.pad_token_id,
+                    )
+                else:
+                    model(**batch, use_cache=False)
+            if not first:
+                file = stack.enter_context(writer_like(trace, output))
+            file.append(trace.experts, trace.request + first, trace.position, trace.phase, trace.weights)
+            decode += int((trace.phase == 1).sum())
             report(min(first + batch_size, len(prompts)), len(prompts), "requests")
-    return trace
+    return {
+        "file": str(output),
+        "source": trace.source,
+        "n_tokens": file.tokens,
+        "layers": trace.layer_index.tolist(),
+        "n_experts": trace.n_experts,
+        "top_k": trace.top_k,
+        "prefill_tokens": file.tokens - decode,
+        "decode_tokens": decode,
+    }

@@ -113,12 +113,6 @@ class Blocks:
         # A dense layer is an MoE layer without routed experts and with one shared expert.
         no_experts = {"n_experts": 0, "top_k": 0, "n_shared_experts": 1, "shared_d_ffn": model.dense_d_ffn}
         self._dense_model = model.model_copy(update=no_experts)
-        plain = replace(options, training=None)
-        identity = f"{model.model_dump_json()}|{package.model_dump_json()}|{strategy}|{plain}"
-        content = hashlib.blake2b(identity.encode(), digest_size=16)
-        if options.training is not None:
-            content.update(options.training.experts.tobytes())
-        self._identity = content.digest()
         self.simulated = self.reused = 0
 
     def attention(
@@ -262,7 +256,7 @@ class Blocks:
         arrays: tuple[NDArray[np.generic], ...],
         plan_block: Callable[[Package], tuple[Plan, LayerWorkload | None]],
     ) -> BlockTiming:
-        content = hashlib.blake2b(self._identity + kind.encode() + b"|%d" % reserved_bytes, digest_size=16)
+        content = hashlib.blake2b(kind.encode() + b"|%d" % reserved_bytes, digest_size=16)
         for array in arrays:
             content.update(f"|{array.dtype}{array.shape}".encode())
             content.update(np.ascontiguousarray(array).tobytes())

@@ -58,7 +58,7 @@ class Parts:
     def routing(self) -> RoutingTrace:
         """The trace that is replayed. Raises TraceError."""
         if self.scenario.trace is not None:
-            return RoutingTrace.load(self.scenario.trace)
+            return RoutingTrace.open(self.scenario.trace)
         spec = self.scenario.synthetic
         return synthesize(
             self.model,

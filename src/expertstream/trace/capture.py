@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from expertstream.errors import TraceError
+from expertstream.trace.checks import to_type
 from expertstream.trace.routing import RoutingTrace
 
 Choice = tuple[Any, Any]  # expert ids and gate weights, tensors [tokens, k]
@@ -119,23 +120,31 @@ class _Recorder:
         if keep is not None:
             at = np.flatnonzero(keep).tolist()
             call = [(ids[at], weights[at]) for ids, weights in call]
-        self.calls.append([(ids.clone(), weights.clone()) for ids, weights in call])
+        self.calls.append([(_copied(ids.int(), ids), weights.clone()) for ids, weights in call])  # ids come as int64
         self.keep, self.choices = None, {}
 
-    def arrays(self) -> dict[str, Any]:
-        """Fields of a RoutingTrace."""
-
-        def stacked(which: int, kind: str) -> Any:
-            calls = [np.stack([choice[which].float().cpu().numpy() for choice in call], axis=1) for call in self.calls]
-            return np.concatenate(calls).astype(kind)
-
+    def arrays(self, source: str) -> dict[str, Any]:
+        """Fields of a RoutingTrace; the recorder lets go of its choices. Raises TraceError, which says ``source``."""
+        last, k = sum(part.size for part in self.request), self.calls[0][0][0].shape[1]
+        experts = np.empty((last, len(self.layers), k), dtype=np.int16)
+        weights = np.empty(experts.shape, dtype=np.float32)
+        while self.calls:
+            call, part = self.calls.pop(), slice(last - self.request[len(self.calls)].size, last)
+            for at, choice in enumerate(call):
+                experts[part, at] = to_type(source, "experts", choice[0].cpu().numpy(), copy=False)
+                weights[part, at] = choice[1].float().cpu().numpy()
+            last = part.start
         return {
-            "experts": stacked(0, "int32"),
-            "weights": stacked(1, "float32"),
+            "experts": experts,
+            "weights": weights,
             "request": np.concatenate(self.request),
             "position": np.concatenate(self.position),
             "phase": np.concatenate(self.phase),
         }
+
+
+def _copied(converted: Any, tensor: Any) -> Any:
+    return tensor.clone() if converted is tensor else converted
 
 
 class _NotFilled(RoutingTrace):
@@ -220,12 +229,13 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     if not recorder.calls:
         raise TraceError("the model computed nothing while its routing was captured; call it inside the block")
     label = name or str(getattr(model.config, "name_or_path", "") or model.config.model_type)
+    source = f"captured from {label}"
     full = RoutingTrace(
-        **recorder.arrays(),
+        **recorder.arrays(source),
         layer_index=np.array(recorder.layers),
         n_experts=_n_experts(routers),
         model=label.rstrip("/").split("/")[-1],
-        source=f"captured from {label}",
+        source=source,
     )
     trace.__dict__.update(full.__dict__)
     object.__setattr__(trace, "__class__", RoutingTrace)

@@ -187,7 +187,13 @@ class TraceWriter:
 
 def write(trace: RoutingTrace, path: Path) -> None:
     """Write atomically: to a temporary name beside ``path``, then rename."""
-    with TraceWriter(
+    with writer_like(trace, path) as file:
+        file.append(trace.experts, trace.request, trace.position, trace.phase, trace.weights)
+
+
+def writer_like(trace: RoutingTrace, path: Path) -> TraceWriter:
+    """A writer for the tokens of a trace and others like it. Raises TraceError as ``TraceWriter`` does."""
+    return TraceWriter(
         path,
         layer_index=trace.layer_index.tolist(),
         n_experts=trace.n_experts,
@@ -196,8 +202,7 @@ def write(trace: RoutingTrace, path: Path) -> None:
         id_space=trace.id_space,
         synthetic=trace.synthetic,
         weights=trace.weights is not None,
-    ) as file:
-        file.append(trace.experts, trace.request, trace.position, trace.phase, trace.weights)
+    )
 
 
 @dataclass(frozen=True)
