@@ -93,6 +93,12 @@ def test_the_first_load_waits_for_the_scheduler_where_algorithm_1_decides(strate
     assert result.latency_ps == (4 * 48 + 6) * NS + scheduled
 
 
+@pytest.mark.parametrize("strategy", ["fse-dp", "fse-dp-paired", "fse-dp-adaptive", "tp", "tp-per-expert", "ep"])
+def test_a_given_decision_time_is_that_of_the_expert_and_tokens_that_stay_cost_none(strategy: str) -> None:
+    free, slow = (one_expert(8, 3, package(1, 1, ddr=10**9), strategy, 4, decision_ps=ps) for ps in (0, 1000 * NS))
+    assert slow.latency_ps == free.latency_ps + 1000 * NS
+
+
 def test_whole_experts_wait_for_all_of_their_weights() -> None:
     result = one_expert(8, 100, package(1, 1, ddr=10**9), "ep")
     assert result.latency_ps == (8 * 24 + 800) * NS

@@ -299,6 +299,14 @@ def test_decisions_follow_one_another() -> None:
     assert rows(timeline, LOAD) == [(1000 * n, 1_000_000 + 1000 * n) for n in (1, 2, 3)]
 
 
+def test_a_group_whose_start_is_no_decision_takes_no_time() -> None:
+    work = Work()
+    for die, decided in enumerate((False, True)):
+        work.add_chunks(group=work.new_group(decided=decided), bytes=KB, die=[[die]], channel=die)
+    timeline = run(work.with_fields({}, {}), full_network(2), decision_ps=1000)
+    assert rows(timeline, LOAD) == [(1000 * n, 1_000_000 + 1000 * n) for n in (0, 1)]
+
+
 def test_no_work_takes_no_time() -> None:
     assert run(Work(), full_network(2)).latency_ps == 0
 

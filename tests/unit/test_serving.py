@@ -334,6 +334,18 @@ def test_options_of_the_strategy_reach_it() -> None:
     assert slow > quick
 
 
+def test_attention_heads_and_what_goes_to_ddr_cost_no_decision() -> None:
+    home = np.arange(4) % tiny_package().n_dies
+    batch = AttentionBatch(new=np.ones(4, dtype=np.int64), context=np.full(4, 5), home=home)
+
+    def times(decision_ps: int) -> list[int]:
+        blocks = Blocks(tiny_model(), tiny_package(), "fse-dp", Options(decision_ps=decision_ps))
+        found = (blocks.attention(batch, router=True), blocks.output_head(home), blocks.spill(4096))
+        return [block.latency_ps for block in found]
+
+    assert times(0) == times(1_000_000)
+
+
 def test_reuse_changes_no_result() -> None:
     scenario = tiny_scenario(buffering={"slack_percent": 30, "theta_min": 3})
     with_reuse, without = serving(scenario), serving(scenario, reuse=False)

@@ -111,7 +111,8 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
 
     Args:
         dispatcher: decides the order in which groups start; default: all at once.
-        decision_ps: time of a decision for which the dispatcher gives none; decisions follow one another.
+        decision_ps: time of a decision for which the dispatcher gives none; decisions follow one another. The start of
+            a group of ``work.undecided`` is none.
 
     Raises:
         BufferTooSmallError: a chunk can never enter one of its stops; names the smallest workable size.
@@ -130,7 +131,9 @@ def run(work: Work, network: Network, dispatcher: Dispatcher | None = None, *, d
             break
         ctl[at.K_DECIDE] = 0
         for decided in dispatcher.decide(view):
-            group, took_ps = decided if isinstance(decided, Admission) else (decided, decision_ps)
+            if not isinstance(decided, Admission):
+                decided = Admission(decided, 0 if decided in work.undecided else decision_ps)
+            group, took_ps = decided
             if not 0 <= group < work.n_groups:
                 raise WorkloadError(f"the dispatcher admits group {group}; the groups are 0 to {work.n_groups - 1}")
             if state.tables["group_state"][group] != at.WAITING:

@@ -29,6 +29,7 @@ class Work:
         not_before_ps: groups that start no earlier than a time.
         parts: groups that were cut out of another one, under whose number they appear in the timeline, or -1: they need
             not be admitted at all. The ends of their loads are decision points.
+        undecided: groups whose start is no decision, such as that of tokens which stay where they are.
     """
 
     n_groups: int = 0
@@ -41,10 +42,13 @@ class Work:
     origin_ps: int = 0
     not_before_ps: dict[int, int] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
+    undecided: set[int] = field(default_factory=set)
 
-    def new_group(self) -> int:
-        """Return the number of a new group."""
+    def new_group(self, *, decided: bool = True) -> int:
+        """Return the number of a new group; ``decided``: its start is a decision, which may take time."""
         self.n_groups += 1
+        if not decided:
+            self.undecided.add(self.n_groups - 1)
         return self.n_groups - 1
 
     @property
@@ -64,6 +68,7 @@ class Work:
             _alternatives=list(self._alternatives),
             not_before_ps=dict(self.not_before_ps),
             parts=dict(self.parts),
+            undecided=set(self.undecided),
         )
 
     def new_gates(self, signals: ArrayLike) -> Ints:

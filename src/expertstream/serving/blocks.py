@@ -324,7 +324,7 @@ def _measure(plan: Plan, workload: LayerWorkload | None, timeline: Timeline, own
 def _plan_spill(package: Package, n_bytes: int, back: bool) -> Plan:
     """Activations from the dies to DDR or back: the channels share the bytes; the mesh is not modelled."""
     work = Work()
-    group = work.new_group()
+    group = work.new_group(decided=False)
     channels = np.arange(len(package.channels))
     share = np.diff(np.arange(channels.size + 1, dtype=np.int64) * n_bytes // channels.size)
     work.add_chunks(

@@ -72,7 +72,7 @@ class Stages:
         # Two chunks of this size can circulate over all dies in a weight buffer.
         self.slot_bytes = max(1, package.die.weight_buffer_bytes // max(SLICES, 2 * (self.n_dies + 1)))
         self.work = Work()
-        self.group = self.work.new_group()
+        self.group = self.work.new_group(decided=False)
         self.macs = self.read_bytes = self.written_bytes = 0
         self.preloaded_bytes = [0] * self.n_dies
         self.preloaded = np.zeros(self.n_dies, dtype=np.int64) if preloaded is None else preloaded.copy()

@@ -326,8 +326,6 @@ class HeadStartDispatcher:
             more = False
             for decided in self._strategy.decide(view.with_states(self._states(view, picked))):
                 group = decided.group if isinstance(decided, Admission) else decided
-                if not self._admitted:  # that of the tokens, which are in place when the gate answers
-                    decided = Admission(group, 0)
                 self._admitted.add(group)
                 members = self._members.get(group, np.array([group]))
                 waiting = members[view.group_state[members] == WAITING].tolist()

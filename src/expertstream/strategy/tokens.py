@@ -50,7 +50,7 @@ def add_residents(work: Work, workload: LayerWorkload, batches: Batches, done: I
         The group of the residents, and the gate that opens when a pass's accumulators are in place, int64 [passes]
         (-1 for the first pass: they are there from the start).
     """
-    group = work.new_group()
+    group = work.new_group(decided=False)
     dies = np.flatnonzero(workload.tokens_on_die)
     work.add_chunks(
         group=group,

@@ -29,7 +29,7 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
     parts = min(options.micro_slices or _micro_slices(workload), most)
     batches = _batches(workload)
     work = Work()
-    resident = work.new_group()
+    resident = work.new_group(decided=False)
     finished = work.new_gates(np.zeros(batches.passes, dtype=np.int64))
     here = np.flatnonzero(workload.tokens_on_die)
     own = workload.tokens_on_die[here] * workload.activation_bytes
