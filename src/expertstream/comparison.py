@@ -17,6 +17,7 @@ from expertstream.report.html import write_comparison_html
 from expertstream.simulate import Result, Row, latency_without_faults, simulate
 from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
 from expertstream.trace import Mix, RoutingTrace
+from expertstream.units import counted
 from expertstream.workload import Spread
 
 Splits = dict[int, tuple[RoutingTrace, RoutingTrace]]  # by the least tokens that are evaluated
@@ -179,7 +180,7 @@ def compare(
     worst = 0.0
     for done, (n, layer, strategy) in enumerate(jobs):
         if progress:
-            progress(done, len(jobs), f"{strategy.name}, {n} tokens, layer {layer}")
+            progress(done, len(jobs), f"{strategy.name}, {counted(n, 'token')}, layer {layer}")
         if (n, strategy.name) in left_out:
             continue
         routing, with_training = routings[n, layer], parts[n][1]
@@ -189,7 +190,7 @@ def compare(
             )
         except BufferTooSmallError as error:
             if strategy.name not in optional:
-                raise BufferTooSmallError(f"{strategy.name} at {n} tokens, layer {layer}: {error}") from None
+                raise BufferTooSmallError(f"{strategy.name} at {counted(n, 'token')}, layer {layer}: {error}") from None
             left_out[n, strategy.name] = str(error)
             continue
         pairs[n, layer] = result.check()  # the same for all: they cover the same routing exactly once
@@ -203,7 +204,7 @@ def compare(
     rows = [row for row in rows if (row["tokens"], row["strategy"]) not in left_out]  # a mean is over all layers
     if not rows:
         (n, name), why = list(left_out.items())[-1]
-        raise BufferTooSmallError(f"no strategy can run; {name} at {n} tokens: {why}")
+        raise BufferTooSmallError(f"no strategy can run; {name} at {counted(n, 'token')}: {why}")
     _add_speedups(rows, reference)
     strategy_of = dict(zip(names, plans, strict=True))
 

@@ -28,7 +28,7 @@ from expertstream.strategy import DEFAULT, Options, Plan, Strategy, blame, check
 from expertstream.strategy.registry import BUILT_IN
 from expertstream.trace import Routing
 from expertstream.trace.routing import short_source
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 from expertstream.workload import LayerWorkload, Spread
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ class Result:
         """What was run and how long it takes, in one line; ``summary`` has more."""
         work = self.workload
         return (
-            f"Result({self.strategy}: {work.model.name} on {work.package.name}, {work.n_tokens} tokens, "
+            f"Result({self.strategy}: {work.model.name} on {work.package.name}, {counted(work.n_tokens, 'token')}, "
             f"layer {work.routing.layer}, latency {format_time(self.latency_ps)}; summary() has more)"
         )
 
@@ -107,7 +107,8 @@ class Result:
         gap = "no work" if m.gap is None else f"{m.gap:.3f} x lower bound (max of DDR and compute)"
         lines = [
             f"{self.strategy}: {self.workload.model.name} on {self.workload.package.name}, "
-            f"{self.workload.n_tokens} tokens, layer {routing.layer}, {label} ({short_source(routing.source)})",
+            f"{counted(self.workload.n_tokens, 'token')}, layer {routing.layer}, {label} "
+            f"({short_source(routing.source)})",
             f"  latency      {format_time(m.latency_ps)} = {gap}",
             f"  utilisation  {100 * m.utilisation:.1f} % of the MAC arrays",
             f"  traffic      {format_bytes(m.ddr_bytes)} from DDR, {format_bytes(m.d2d_bytes)} x hops over D2D",

@@ -102,6 +102,11 @@ def format_frequency(frequency_hz: float) -> str:
     return f"{frequency_hz / 1e6:.6g} MHz"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, for example "1 pass", "2 passes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def between(low: int, high: int, show: Callable[[float], str]) -> AfterValidator:
     """Field constraint low <= value <= high; ``show`` writes the values in the message."""
 

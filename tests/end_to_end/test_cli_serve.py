@@ -58,7 +58,7 @@ def test_a_run_says_how_fast_requests_are_served(capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     for words in ("tokens per second", "time to first token", "deferrals", "QoS violations", "SYNTHETIC", "attention"):
         assert words in out
-    assert "blocks were simulated" in err
+    assert "blocks simulated" in err
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_attention_is_near_its_bound_where_ddr_is_slow() -> None:
 
 def test_a_token_buffer_that_is_too_small_is_refused() -> None:
     message = (
-        "the token buffer of a die is 500 B, but the attention of 4 tokens on 1 dies needs at least 512 B even one "
+        "the token buffer of a die is 500 B, but the attention of 4 tokens on 1 die needs at least 512 B even one "
         "token at a time; use fewer tokens per iteration or a larger token buffer"
     )
     with pytest.raises(BufferTooSmallError, match=re.escape(message)):
@@ -248,9 +248,7 @@ def test_a_token_buffer_that_is_too_small_is_refused() -> None:
 
 
 def test_batches_that_do_not_agree_are_refused() -> None:
-    with pytest.raises(
-        WorkloadError, match=re.escape("has 1 requests, 1 contexts and 3 tokens with a home, but 2 new")
-    ):
+    with pytest.raises(WorkloadError, match=re.escape("has 1 request, 1 context and 3 tokens with a home, but 2 new")):
         AttentionBatch(np.array([2]), np.array([0]), np.zeros(3, dtype=np.int64))
     with pytest.raises(WorkloadError, match="no new token or a negative context"):
         AttentionBatch(np.array([0]), np.array([0]), np.zeros(0, dtype=np.int64))

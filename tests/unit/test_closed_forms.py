@@ -5,6 +5,8 @@ d_model = 8, so a column is 24 bytes and, per token, 24 MACs: one cycle of 1 ns 
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,19 @@ def test_the_first_load_waits_for_the_scheduler_where_algorithm_1_decides(strate
 def test_a_given_decision_time_is_that_of_the_expert_and_tokens_that_stay_cost_none(strategy: str) -> None:
     free, slow = (one_expert(8, 3, package(1, 1, ddr=10**9), strategy, 4, decision_ps=ps) for ps in (0, 1000 * NS))
     assert slow.latency_ps == free.latency_ps + 1000 * NS
+
+
+@pytest.mark.parametrize("strategy", [name for name in strategy_names() if name != "fse-dp-adaptive"])
+@pytest.mark.parametrize("layout", ["striped", "whole"])
+def test_one_die_and_one_of_all_else_are_said_in_the_singular(strategy: str, layout: str) -> None:
+    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=1, top_k=1)
+    training = synthesize(model, requests=1, tokens_per_request=4, layers=(0,))
+    depth = None if strategy == "fse-dp-naive-tokens" else 1
+    options = Options(micro_slices=1, depth=depth, rings=1, layout=layout, training=training, prediction=1.0)
+    result = simulate(model, package(1, 1, ddr=10**9), routing([[0]], 1), strategy, options=options)
+    plan = result.plan
+    said = "; ".join((plan.ddr_layout, plan.prefetch, *plan.notes, repr(plan), repr(result), result.summary()))
+    assert not re.search(r"\b1 (?!is |pass)[a-z-]+s\b|\(s\)", said), said
 
 
 def test_whole_experts_wait_for_all_of_their_weights() -> None:

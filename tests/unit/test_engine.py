@@ -219,7 +219,7 @@ def test_work_that_cannot_go_on_is_explained() -> None:
     with pytest.raises(SimulationStuckError) as error:
         run(work, full_network(1))
     assert str(error.value) == (
-        "no event is left but 1 chunks are unfinished at 1000000 ps:\n"
+        "no event is left, with 1 chunk unfinished at 1000000 ps:\n"
         "  chunk 0 of group 0: at die 0 it waits for gate 0, which lacks 3 signals"
     )
 

@@ -255,7 +255,7 @@ def test_captured_traces_can_be_varied_and_too_many_tokens_are_known_before_anyt
         sweep(spec(fields=fields), tmp_path / "out", Counting())
     assert str(caught.value) == (
         "4 of 6 points ask for more tokens than there are (88888, 99999), so nothing was run. "
-        f"{whole.source}: 88888 tokens were asked for, but the trace has {whole.n_tokens}; use fewer tokens per "
+        f"{whole.source}: 88888 tokens asked for, but the trace has {whole.n_tokens}; use fewer tokens per "
         "iteration or a longer trace; or leave the points out, as in 'where: [tokens <= 1024]'"
     )
     assert not (tmp_path / "out").exists()

@@ -173,7 +173,7 @@ def test_a_claim_that_is_not_met_says_why() -> None:
         (["fig9", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
         (["fig9", "--workers", "0"], "--workers is 0; it must be at least 1"),
         (["fig9", "--traces", "nowhere"], "--traces 'nowhere' is not a folder; give one that holds captures (.npz,"),
-        (["fig9", "--traces", "."], "--traces '.' holds no capture that fits a model (0 files were looked at); name"),
+        (["fig9", "--traces", "."], "--traces '.' holds no capture that fits a model (0 files looked at); name"),
         (["fig9", "--output", "file/out"], "cannot use 'file/out' as a folder: Not a directory; give another one"),
     ],
 )

@@ -323,21 +323,21 @@ def test_counts_and_missing_weights() -> None:
         ({"tokens": 1, "layer": 5}, "test: layer 5 is not in the trace; it has 4, 7"),
         (
             {"tokens": 7, "layer": 4},
-            "test: 7 tokens were asked for, but the trace has 6; use fewer tokens per iteration or a longer trace",
+            "test: 7 tokens asked for, but the trace has 6; use fewer tokens per iteration or a longer trace",
         ),
         (
             {"tokens": 2, "layer": 4, "offset": 5},
-            "test: 2 tokens after the first 5 were asked for, but the trace has 6; "
+            "test: 2 tokens after the first 5 asked for, but the trace has 6; "
             "use fewer tokens per iteration or a longer trace",
         ),
         (
             {"tokens": 4, "layer": 4, "mix": "single-request"},
-            "test: 4 tokens were asked for, but the longest request, 2, has 3; "
+            "test: 4 tokens asked for, but the longest request, 2, has 3; "
             "use fewer tokens per iteration or a longer trace",
         ),
         (
             {"tokens": 2, "layer": 4, "mix": "single-request", "request": 5},
-            "test: 2 tokens were asked for, but request 5 has 1; use fewer tokens per iteration or a longer trace",
+            "test: 2 tokens asked for, but request 5 has 1; use fewer tokens per iteration or a longer trace",
         ),
         (
             {"tokens": 2, "layer": 4, "mix": "single-request", "request": 1},

@@ -15,6 +15,7 @@ from expertstream.units import (
     ByteSize,
     FrequencyHz,
     TimePs,
+    counted,
     format_bandwidth,
     format_bytes,
     format_frequency,
@@ -165,6 +166,11 @@ def test_formats() -> None:
     assert format_time(123_400_000) == "123.4 us"
     assert format_time(0) == "0 ps"
     assert format_time(25 * 10**11) == "2.5 s"
+
+
+def test_things_are_counted_in_words() -> None:
+    assert [counted(n, "die") for n in (0, 1, 2)] == ["0 dies", "1 die", "2 dies"]
+    assert [counted(n, "pass") for n in (0, 1, 2)] == ["0 passes", "1 pass", "2 passes"]
 
 
 @given(st.integers(0, 10**15))

@@ -21,7 +21,7 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.strategy import Options, Strategy, get_strategy, strategy_names
 from expertstream.trace import RoutingTrace
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 Row = dict[str, Any]
 DROP = ["over D2D", "from DDR", "passes", "MAC use"]  # columns that a narrow terminal goes without, in this order
@@ -71,7 +71,7 @@ def compare_command(
     routing = inputs.load_trace(trace, moe, max(sizes), wanted)
     if tokens is None and max(sizes) > routing.n_tokens:
         sizes = [n for n in sizes if n <= routing.n_tokens] or [routing.n_tokens]
-        remark(f"the trace has {routing.n_tokens} tokens: comparing at {', '.join(map(str, sizes))}")
+        remark(f"the trace has {counted(routing.n_tokens, 'token')}: comparing at {', '.join(map(str, sizes))}")
     at = routing.layer_index.tolist() if layers == "all" else wanted
     for layer in at or routing.layer_index[:1].tolist():  # an early answer to what could only fail late
         routing.place_of(layer)
@@ -198,21 +198,26 @@ def show(document: Row) -> None:
         console.print(f"latencies count from the gate's result; weights load by prediction {lead} before it")
         for row in document["by_tokens"]:
             ahead, wasted = format_bytes(row["ahead_bytes"]), format_bytes(row["wasted_bytes"])
-            console.print(f"  {row['strategy']} at {row['tokens']} tokens: {ahead} needed, {wasted} wasted a layer")
+            console.print(
+                f"  {row['strategy']} at {counted(row['tokens'], 'token')}: {ahead} needed, {wasted} wasted a layer"
+            )
     for text, users in _alike(document["by_tokens"], _buffers).items():
         console.print(f"buffers per die of {', '.join(users)}: {text}")
-    training = ", ".join(f"{count} at {n} tokens" for n, count in document["training_tokens"].items() if count)
+    training = ", ".join(
+        f"{count} at {counted(int(n), 'token')}" for n, count in document["training_tokens"].items() if count
+    )
     if training:
         console.print(f"fitted on a training part, all judged on the rest of the trace; tokens that train: {training}")
     for at, rows in groupby(document["left_out"], key=operator.itemgetter("tokens", "reason")):
-        console.print(f"left out: {', '.join(row['strategy'] for row in rows)} at {at[0]} tokens: {at[1]}")
+        console.print(f"left out: {', '.join(row['strategy'] for row in rows)} at {counted(at[0], 'token')}: {at[1]}")
     console.print(
-        f"same work: each strategy computed the same {document['checked_pairs']} (token, expert) pairs, every column "
-        f"exactly once; built-in ones loaded each weight once a pass; checked on {len(document['rows'])} timelines"
+        f"same work: each strategy computed the same {counted(document['checked_pairs'], '(token, expert) pair')}, "
+        "every column exactly once; built-in ones loaded each weight once a pass; checked on "
+        f"{counted(len(document['rows']), 'timeline')}"
     )
     if document["proof_error"] is not None:
         console.print(
-            f"proven: {len(document['rows'])} timelines compute the dense layer, "
+            f"proven: {counted(len(document['rows']), 'timeline')} equal to the dense layer, "
             f"largest relative error {document['proof_error']:.1e} (allowed 1e-10)"
         )
 
@@ -225,7 +230,7 @@ def _alike(rows: list[Row], text_of: Callable[[Row], str]) -> dict[str, list[str
     found: dict[str, list[str]] = {}
     for row in rows:
         name = row["strategy"]
-        user = name if len(texts[name]) == 1 else f"{name} at {row['tokens']} tokens"
+        user = name if len(texts[name]) == 1 else f"{name} at {counted(row['tokens'], 'token')}"
         users = found.setdefault(text_of(row), [])
         if user not in users:
             users.append(user)

@@ -22,7 +22,7 @@ from expertstream.explore.spec import Base
 from expertstream.explore.store import RESULTS
 from expertstream.explore.summary import broken_limits, count, failures, fastest
 from expertstream.package.technology import DEFAULT_TECHNOLOGY
-from expertstream.units import format_time
+from expertstream.units import counted, format_time
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to explore (examples/).")]
 FolderOption = Annotated[
@@ -69,7 +69,7 @@ def sweep_command(
         return
     show(wanted, found.table, fastest(found.table, ROWS, feasible=True), "the fastest feasible ones")
     print(
-        f"{points} points ({found.ran} run now), {feasible} feasible, {found.failed} failed; all columns in "
+        f"{counted(points, 'point')} ({found.ran} run now), {feasible} feasible, {found.failed} failed; all columns in "
         f"{folder / RESULTS}; pictures: expertstream plot {folder}"
     )
     say_failures(found.table)
@@ -101,8 +101,8 @@ def search_command(
     best = sorted(found.front, key=lambda row: (row["latency_ps"], row["energy_pj"], row["point"]))[:MOST]
     show(wanted, found.table, best, f"the {len(found.front)} best trade-offs")
     print(
-        f"{wanted.trials} trials, {found.table.num_rows} designs ({found.ran} run now); hypervolume "
-        f"{found.history[-1]:.3f}, {found.history[len(found.history) // 2]:.3f} half-way; all in {folder}; "
+        f"{counted(wanted.trials, 'trial')}, {counted(found.table.num_rows, 'design')} ({found.ran} run now); "
+        f"hypervolume {found.history[-1]:.3f}, {found.history[len(found.history) // 2]:.3f} half-way; all in {folder}; "
         f"pictures: expertstream plot {folder}"
     )
     say_failures(found.table)
@@ -206,7 +206,7 @@ def show(spec: Base, table_of_all: pa.Table, rows: list[dict[str, Any]], what: s
         remark(f"nothing is feasible: {', '.join(broken)}")
         rows, what = fastest(table_of_all, ROWS, feasible=False), "NONE IS FEASIBLE; the fastest"
     synthetic = "SYNTHETIC routing, " if count(table_of_all, "synthetic", True) else ""
-    title = f"{spec.model} on {spec.package}, {synthetic}{n} points; {what}"
+    title = f"{spec.model} on {spec.package}, {synthetic}{counted(n, 'point')}; {what}"
     console = stdout()
     cells = {path: [text_of(path, row[path]) for row in rows] for path in spec.fields}
     found, beside = fitted(title, cells, [_results(row) for row in rows], console.width)

@@ -15,6 +15,7 @@ from expertstream.explore import make_executor
 from expertstream.files import make_folder
 from expertstream.reproduce import Outcome, Setting, all_studies, chosen_studies, reproduce
 from expertstream.reproduce.layers import preset_of
+from expertstream.units import counted
 
 
 def reproduce_command(
@@ -75,8 +76,8 @@ def captures_in(folder: Path | None) -> tuple[Path, ...]:
     usable = tuple(file for file in files if preset_of(file))
     if not usable:
         raise ConfigError(
-            f"--traces '{folder}' holds no capture that fits a model ({len(files)} files were looked at); name each "
-            "after its model, such as gpt-oss-20b__mmlu.npz (see: expertstream model show)"
+            f"--traces '{folder}' holds no capture that fits a model ({counted(len(files), 'file')} looked at); name "
+            "each after its model, such as gpt-oss-20b__mmlu.npz (see: expertstream model show)"
         )
     left_out = [file.name for file in files if file not in usable]
     if left_out:
@@ -88,4 +89,7 @@ def _show(outcome: Outcome) -> None:
     study = outcome.study
     rows = [[claim.verdict, f"{claim.claimed} ({claim.section})", claim.ours, claim.why] for claim in outcome.claims]
     stdout().print(table(f"{study.name}: {study.title}", ["", "the paper", "ours", "why"], rows, left=4))
-    print(f"{outcome.points} points ({outcome.ran} run now); {', '.join(str(file) for file in outcome.files)}\n")
+    print(
+        f"{counted(outcome.points, 'point')} ({outcome.ran} run now); "
+        f"{', '.join(str(file) for file in outcome.files)}\n"
+    )

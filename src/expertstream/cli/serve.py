@@ -16,7 +16,7 @@ from expertstream.serving.scenario import Scenario
 from expertstream.serving.serve import Parts, Serving
 from expertstream.strategy import get_strategy
 from expertstream.strategy.base import CHOICES, unused
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 
 def serve_command(
@@ -97,13 +97,13 @@ def serve_command(
     if perfetto is not None:
         remark(f"wrote {perfetto} (open it at https://ui.perfetto.dev)")
     blocks = serving.blocks
-    remark(f"{blocks.simulated} blocks were simulated, {blocks.reused} equal ones reused")
+    remark(f"{counted(blocks.simulated, 'block')} simulated, {blocks.reused} equal ones reused")
 
 
 def _of_checkpoint(file: Path, every: int) -> str:
     if file.exists():
         return f"go on from the checkpoint {file} with --resume"
-    return f"there is no checkpoint {file} yet: one is written every {every} iterations (--every)"
+    return f"there is no checkpoint {file} yet: one is written every {counted(every, 'iteration')} (--every)"
 
 
 def _show(values: dict[str, Any]) -> None:

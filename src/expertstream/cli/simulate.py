@@ -19,7 +19,7 @@ from expertstream.package.technology import DEFAULT_TECHNOLOGY
 from expertstream.report.perfetto import write_perfetto
 from expertstream.simulate import Result, latency_without_faults, simulate
 from expertstream.strategy import DEFAULT, get_strategy
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 
 @inputs.with_run_options
@@ -110,7 +110,7 @@ def _show(result: Result, values: dict[str, Any]) -> None:
     console = stdout()
     label = inputs.routing_label(values["routing_source"], values["synthetic"])
     title = (
-        f"{values['strategy']}: {values['model']} on {values['package']}, {values['tokens']} tokens, "
+        f"{values['strategy']}: {values['model']} on {values['package']}, {counted(values['tokens'], 'token')}, "
         f"layer {values['layer']}, {label}"
     )
     budget = Budget().in_words(result.metrics.area, result.metrics.rated_power_w)

@@ -14,6 +14,7 @@ from expertstream.errors import ConfigError, TraceError
 from expertstream.files import check_writable
 from expertstream.trace.capture import capture
 from expertstream.trace.parquet import writer_like
+from expertstream.units import counted
 
 
 def capture_command(
@@ -52,9 +53,9 @@ def capture_command(
         print_json(document)
     else:
         print(
-            f"wrote {output}: {document['n_tokens']} tokens ({document['decode_tokens']} of them decode) of "
-            f"{len(prompts)} requests, {len(document['layers'])} MoE layers of {document['n_experts']} experts, "
-            f"k = {document['top_k']}"
+            f"wrote {output}: {counted(document['n_tokens'], 'token')} ({document['decode_tokens']} of them decode) of "
+            f"{counted(len(prompts), 'request')}, {counted(len(document['layers']), 'MoE layer')} of "
+            f"{document['n_experts']} experts, k = {document['top_k']}"
         )
 
 

@@ -13,6 +13,7 @@ from expertstream.cli.inputs import JsonOption, load_model
 from expertstream.errors import TraceError
 from expertstream.files import check_writable
 from expertstream.trace.importers import FORMATS, import_trace
+from expertstream.units import counted
 
 PHASES = {"prefill": 0, "decode": 1, "of unknown phase": -1}
 
@@ -81,4 +82,7 @@ def import_command(
     if output is None:
         remark("nothing was written; give --output FILE.parquet to write the trace")
     else:
-        print(f"wrote {output}: {'SYNTHETIC, ' if trace.synthetic else ''}{trace.n_tokens} tokens, model {trace.model}")
+        print(
+            f"wrote {output}: {'SYNTHETIC, ' if trace.synthetic else ''}{counted(trace.n_tokens, 'token')}, model "
+            f"{trace.model}"
+        )

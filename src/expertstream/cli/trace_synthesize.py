@@ -16,6 +16,7 @@ from expertstream.trace import RoutingTrace, calibrate, held_out, load_calibrati
 from expertstream.trace.calibration_file import check_name
 from expertstream.trace.held_out import LIMIT, HeldOut
 from expertstream.trace.synthesis import draw
+from expertstream.units import counted
 
 MAX_TOKENS = 1_000_000
 MOST_FITTED = 2**17  # tokens; a fit looks at half as many, the comparison at all
@@ -98,7 +99,10 @@ def synthesize_command(
     n_requests = REQUESTS if requests is None else requests
     length = TOKENS_PER_REQUEST if tokens_per_request is None else tokens_per_request
     if n_requests * length > MAX_TOKENS:
-        raise ConfigError(f"{n_requests} requests of {length} tokens are more than {MAX_TOKENS} tokens; ask for fewer")
+        raise ConfigError(
+            f"{counted(n_requests, 'request')} of {counted(length, 'token')} are more than {MAX_TOKENS} tokens; ask "
+            "for fewer"
+        )
     found: HeldOut | None = None
     if like is not None:
         if layers is not None:
@@ -131,7 +135,10 @@ def synthesize_command(
         return
     if found is not None:
         _show(found)
-    print(f"wrote {output}: SYNTHETIC, {trace.n_tokens} tokens, {trace.layer_index.size} layers, of {trace.model}")
+    print(
+        f"wrote {output}: SYNTHETIC, {counted(trace.n_tokens, 'token')}, {counted(trace.layer_index.size, 'layer')}, "
+        f"of {trace.model}"
+    )
 
 
 def _of_model(name: str, layers: str | None, requests: int, length: int, seed: int) -> RoutingTrace:

@@ -16,6 +16,7 @@ from expertstream.engine.state import State, build
 from expertstream.engine.timeline import Timeline
 from expertstream.engine.work import Work
 from expertstream.errors import SimulationStuckError, WorkloadError
+from expertstream.units import counted
 
 Ints = NDArray[np.int64]
 
@@ -161,7 +162,7 @@ def _unfinished(state: State, work: Work) -> Ints:
 def _explain(state: State, network: Network, left: Ints) -> str:
     chunks, stops, gates = state.tables["chunks"], state.tables["stops"], state.tables["gates"]
     group_state, pool_free = state.tables["group_state"], state.tables["pool_free"]
-    lines = [f"no event is left but {left.size} chunks are unfinished at {int(state.vector[at.K_NOW])} ps:"]
+    lines = [f"no event is left, with {counted(left.size, 'chunk')} unfinished at {int(state.vector[at.K_NOW])} ps:"]
     for chunk in left[:8]:
         group = int(chunks[chunk, at.C_GROUP])
         first = int(chunks[chunk, at.C_FIRST])

@@ -23,6 +23,7 @@ from expertstream.package import Package
 from expertstream.package.technology import Technology
 from expertstream.strategy import Options, get_strategy, source_of
 from expertstream.trace import Routing, RoutingTrace, packaged_trace
+from expertstream.units import counted
 
 FORMAT: Final = "2"  # part of every hash; raised when rows come to mean something else
 _ROUTING: Final = ("trace", "tokens", "layer", "mix")  # fields that decide a routing, beside the model's
@@ -275,7 +276,8 @@ def jobs_of(
 def no_points(where: Sequence[str], total: int) -> ConfigError:
     """The error of conditions that leave nothing to run."""
     return ConfigError(
-        f"the conditions of 'where' leave none of {total} points; they may contradict one another: {'; '.join(where)}"
+        f"the conditions of 'where' leave none of {counted(total, 'point')}; they may contradict one another: "
+        f"{'; '.join(where)}"
     )
 
 

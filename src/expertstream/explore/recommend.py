@@ -20,6 +20,7 @@ from expertstream.explore.search import Search, search
 from expertstream.explore.spec import SearchSpec
 from expertstream.explore.store import Store
 from expertstream.explore.sweep import default_executor, spec_document
+from expertstream.units import counted
 
 SPACE: Final[dict[str, Any]] = {
     "strategy": ["ep-streamed", "tp", "tp-per-expert", "fse-dp-paired", "fse-dp-adaptive"],
@@ -93,7 +94,9 @@ def recommend(
     rows = [row for row in found.table.to_pylist() if row["status"] == OK]
     if not rows:
         reasons = {str(row["message"]) for row in found.table.to_pylist()}
-        raise ConfigError(f"none of {trials} designs can run {model} with {tokens} tokens: {min(reasons, default='')}")
+        raise ConfigError(
+            f"none of {trials} designs can run {model} with {counted(tokens, 'token')}: {min(reasons, default='')}"
+        )
     if not found.front:
         nearest_row = min(rows, key=lambda row: (_distance(row, limits, tokens_per_s), row["point"]))
         why = (*_misses(nearest_row, limits, tokens_per_s), *_reach(rows, limits), _limit(nearest_row))

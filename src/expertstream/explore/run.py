@@ -11,6 +11,7 @@ from expertstream.explore.jobs import Inputs, Job, Progress
 from expertstream.explore.pace import Pace
 from expertstream.explore.store import Store
 from expertstream.explore.worker import BatchTask
+from expertstream.units import counted
 
 
 def run_jobs(
@@ -41,7 +42,9 @@ def run_jobs(
         if progress:
             progress(before + ran, len(jobs), speed(ran, len(left) - ran, began, "points"))
     if ran != len(left):
-        raise WorkerError(f"rows of {len(left) - ran} points never came; run the same command again to go on")
+        raise WorkerError(
+            f"rows of {counted(len(left) - ran, 'point')} never came; run the same command again to go on"
+        )
     return ran
 
 

@@ -16,6 +16,7 @@ from expertstream.units import (
     FrequencyHz,
     TimePs,
     between,
+    counted,
     format_bandwidth,
     format_bytes,
     format_frequency,
@@ -305,7 +306,7 @@ class Package(BaseModel):
             f"  die: {die.macs_per_cycle} MACs x {format_frequency(die.clock_hz)} ({die.array}), "
             f"{format_bytes(die.weight_buffer_bytes)} weights + {format_bytes(die.token_buffer_bytes)} tokens, "
             f"SRAM {format_bandwidth(die.sram_bandwidth_bytes_per_s)}, "
-            f"{die.control_overhead_cycles} cycles per micro-slice",
+            f"{counted(die.control_overhead_cycles, 'cycle')} per micro-slice",
             f"  D2D: {format_bandwidth(d2d.bandwidth_bytes_per_s)} per directed link, {format_time(d2d.latency_ps)}, "
             f"{d2d.header_bytes} B header, {d2d.switching}",
         ]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from expertstream.errors import ConfigError
 from expertstream.files import replacing
+from expertstream.units import counted
 
 FORMATS = ("png", "svg", "pdf")
 # two of Okabe and Ito's colours: told apart by readers with colour-blindness and in print
@@ -67,7 +68,7 @@ def _draw(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         labels = ["not run" if value is None else f"{value:.1f}" for value in values]
         for text, colour in zip(axes.bar_label(bars, labels=labels, fontsize=8, padding=2), colours, strict=True):
             text.set_fontweight("bold" if colour == FASTEST else "normal")
-        axes.set_title(f"{n} token{'' if n == 1 else 's'}", fontsize=9)
+        axes.set_title(counted(n, "token"), fontsize=9)
         axes.set_xlim(0, 1.3 * max(*(value or 0.0 for value in values), 1.0))
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -23,6 +23,7 @@ from expertstream.engine.network import Network
 from expertstream.engine.timeline import KINDS, Timeline
 from expertstream.files import replacing
 from expertstream.package import Package, SurvivingPackage
+from expertstream.units import counted
 
 if TYPE_CHECKING:
     from expertstream.simulate import Result
@@ -163,7 +164,7 @@ def activities(
         ts, duration, waited = us(at_ps + start), us(end - start), us(start - ready)
         if kind == COMPUTE:
             places = [tracks.mac[die]]
-            name = f"{what}, {tokens} token{'' if tokens == 1 else 's'}"
+            name = f"{what}, {counted(tokens, 'token')}"
             args = f'"tokens":{tokens},"wait_us":{waited},"group":{group}'
         else:
             args = f'"bytes":{n_bytes},"wait_for_space_us":{us(space)},"wait_us":{waited},"group":{group}'

@@ -19,6 +19,7 @@ from expertstream.trace import RoutingTrace
 from expertstream.trace.held_out import co_activation
 from expertstream.trace.skew import Load, Popularity
 from expertstream.trace.statistics import iterations, sample, windows
+from expertstream.units import counted
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 TAIL_TOKENS = (16, 64, 256, 1024)
@@ -61,15 +62,15 @@ def write_trace_html(
         (
             f"Co-activation at layer {layers[middle]}",
             "Correlation of the choices of two experts by the same token. Blue: seldom together, red: often."
-            + ("" if few.n_tokens == trace.n_tokens else f" Of {few.n_tokens} tokens drawn from all."),
+            + ("" if few.n_tokens == trace.n_tokens else f" Of {counted(few.n_tokens, 'token')} drawn from all."),
             _together(co_activation(few, middle)),
         ),
     ]
     badge = f'<p class="badge"><strong>SYNTHETIC</strong> {escape(trace.source)}</p>' if trace.synthetic else ""
     title = f"Routing of {trace.model}"
     about = (
-        f"{trace.n_tokens} tokens, {len(layers)} layers, {trace.n_experts} experts, {trace.top_k} of them per token. "
-        f"Source: {trace.source}."
+        f"{counted(trace.n_tokens, 'token')}, {counted(len(layers), 'layer')}, {counted(trace.n_experts, 'expert')}, "
+        f"{trace.top_k} of them per token. Source: {trace.source}."
     )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>')

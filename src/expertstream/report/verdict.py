@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expertstream.analysis import CAUSES
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 if TYPE_CHECKING:
     from expertstream.simulate import Result
@@ -49,7 +49,7 @@ def comparison_verdict(rows: Sequence[dict[str, Any]], baseline: str) -> list[st
         same = [
             row["strategy"] for row in mine if row is not best and row["latency_ps"] <= best["latency_ps"] * (1 + EQUAL)
         ]
-        sentence = f"At {_count(tokens, 'token')} {best['strategy']} is the fastest: {format_time(best['latency_ps'])}"
+        sentence = f"At {counted(tokens, 'token')} {best['strategy']} is the fastest: {format_time(best['latency_ps'])}"
         if best["speedup"] and best["strategy"] != baseline:
             sentence += f", {best['speedup']:.2f}x as fast as {baseline}"
         if best["gap"]:
@@ -120,7 +120,9 @@ def _passes(result: Result) -> list[str]:
     times = f"Weights are loaded {metrics.ddr_bytes / once:.1f} times"
     if metrics.passes == 1:
         return [f"{times}: the tokens of an expert come in several turns."]
-    return [f"{times}: the layer takes {metrics.passes} passes, because the token buffers cannot hold all tokens."]
+    return [
+        f"{times}: the layer takes {counted(metrics.passes, 'pass')}, because the token buffers cannot hold all tokens."
+    ]
 
 
 def _imbalance(result: Result) -> list[str]:
@@ -139,7 +141,3 @@ def _memory(result: Result) -> str:
         f"Buffers hold at most {format_bytes(buffers.package_peak_both_bytes)} in the package at a time; the fullest "
         f"weight buffer is that of die {die}, {percent(float(fill[die]))} of {format_bytes(int(given[die, 0]))}."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -31,6 +31,7 @@ from expertstream.serving.heads import CacheUnit, HeadShares, attend_cycles, col
 from expertstream.serving.stages import FRONT, HEADS, OUTPUT, READ, ROUTER, SLICES, VALUES, WRITE, BlockPlan, Stages
 from expertstream.strategy.collectives import ring_gather, ring_reduce_scatter
 from expertstream.strategy.plan import cut
+from expertstream.units import counted
 
 Ints = NDArray[np.int64]
 MAX_BLOCKS = 64
@@ -57,8 +58,9 @@ class AttentionBatch:
         """Check the shapes and ranges."""
         if self.new.shape != self.context.shape or int(self.new.sum()) != self.home.size:
             raise WorkloadError(
-                f"the batch has {self.new.size} requests, {self.context.size} contexts and {self.home.size} tokens "
-                f"with a home, but {int(self.new.sum())} new tokens; they must agree"
+                f"the batch has {counted(self.new.size, 'request')}, {counted(self.context.size, 'context')} and "
+                f"{counted(self.home.size, 'token')} with a home, but {counted(int(self.new.sum()), 'new token')}; "
+                "they must agree"
             )
         if self.new.size and (int(self.new.min()) < 1 or int(self.context.min()) < 0):
             raise WorkloadError("a request of the batch has no new token or a negative context")
@@ -116,7 +118,7 @@ class _Attention(Stages):
         if router:
             self._router(reduced, routed)
         layout = "each die's share of the projections, and its heads' cache, in its nearest DDR channel"
-        return self.finished_plan(passes, layout, f"output projection in {blocks} block(s) of columns")
+        return self.finished_plan(passes, layout, f"output projection in {counted(blocks, 'block')} of columns")
 
     def _fit(self, shares: HeadShares) -> tuple[int, int]:
         """The fewest passes, and then the fewest blocks of the output projection, that fit the token buffers.

@@ -29,6 +29,7 @@ from expertstream.serving.server import STATE, Limits, Server
 from expertstream.strategy import get_strategy, source_of
 from expertstream.strategy.plan import FROM_TRACE
 from expertstream.trace import RoutingTrace, synthesize
+from expertstream.units import counted
 
 Progress = Callable[[int, int, str], None]
 PS_PER_S = 10**12
@@ -153,8 +154,8 @@ class Serving:
         saved, before = -1, tally.iterations
         if total is not None and before > total:
             raise ConfigError(
-                f"the checkpoint was written after {before} iterations, but {total} are to be run; ask for at least "
-                f"{before}, or start anew"
+                f"the checkpoint was written after {counted(before, 'iteration')}, but {total} are to be run; ask for "
+                f"at least {before}, or start anew"
             )
         if perfetto is not None and total is not None and not before < recorded <= total:
             raise ConfigError(
@@ -169,7 +170,7 @@ class Serving:
                 self.save(checkpoint)
                 saved = tally.iterations
             if progress:
-                progress(tally.iterations, total or 0, f"{tally.completed} requests completed")
+                progress(tally.iterations, total or 0, f"{counted(tally.completed, 'request')} completed")
         if checkpoint is not None and saved != tally.iterations:
             self.save(checkpoint)
         if perfetto is not None and not before < recorded <= tally.iterations:

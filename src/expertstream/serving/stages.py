@@ -21,7 +21,7 @@ from expertstream.package import Package, Topology
 from expertstream.package.timing import cycles_ps, matmul_cycles
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.plan import Plan, cut
-from expertstream.units import format_bytes
+from expertstream.units import counted, format_bytes
 
 Ints = NDArray[np.int64]
 SLICES = 8  # micro-slices of a die's share of a projection
@@ -85,8 +85,8 @@ class Stages:
         if fitting < 1:
             raise BufferTooSmallError(
                 f"the token buffer of a die is {format_bytes(capacity)}, but the attention of {self.home.size} "
-                f"tokens on {self.n_dies} dies needs at least {format_bytes(own + token_bytes)} even one token at a "
-                "time; use fewer tokens per iteration or a larger token buffer"
+                f"tokens on {counted(self.n_dies, 'die')} needs at least {format_bytes(own + token_bytes)} even one "
+                "token at a time; use fewer tokens per iteration or a larger token buffer"
             )
         return max(1, -(-self.home.size // fitting))
 

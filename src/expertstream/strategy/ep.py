@@ -27,6 +27,7 @@ from expertstream.strategy.plan import (
 from expertstream.strategy.tokens import add_residents, token_batches
 from expertstream.trace import RoutingTrace
 from expertstream.trace.prediction import popularity_of
+from expertstream.units import counted
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -60,7 +61,8 @@ def plan_ep_replicated(workload: LayerWorkload, options: Options) -> Plan:
     costs = _Expected.of(workload)(popularity_of(training, workload.routing.layer))
     holds = placement.replicated(costs, workload.package.n_dies)
     extra = int(holds.sum()) - holds.shape[0]
-    return _plan(workload, options, holds, f"{extra} replicas of hot experts, {_fitted(training)}", streamed=False)
+    where = f"{counted(extra, 'replica')} of hot experts, {_fitted(training)}"
+    return _plan(workload, options, holds, where, streamed=False)
 
 
 def plan_hydra(workload: LayerWorkload, options: Options) -> Plan:
@@ -96,7 +98,7 @@ def placements(options: Options) -> tuple[Options, ...]:
 
 
 def _fitted(training: RoutingTrace) -> str:
-    return f"fitted on {training.n_tokens} other tokens of the trace"
+    return f"fitted on {counted(training.n_tokens, 'other token')} of the trace"
 
 
 def _placed(workload: LayerWorkload, options: Options) -> tuple[Placement, str]:
@@ -178,7 +180,7 @@ def _plan(workload: LayerWorkload, options: Options, holds: Placement, where: st
         buffers[:, 0] = WINDOW * int(size[units.rank == 0].max(initial=0)) + shared_bytes + transit * piece
     phases = _queues(workload, options, batches, lists, units, turn_group)
     windows = [SHARED_WINDOW] * n_dies + [options.window(window)] * n_dies
-    notes = [where, f"up to {area_tokens} tokens dispatched to an expert at a time"]
+    notes = [where, f"up to {counted(area_tokens, 'token')} dispatched to an expert at a time"]
     layout = "each expert whole in the DDR channel nearest to its home die"
     if copies > 1:
         layout += ", replicated ones striped over those of their dies, loaded once and sent round"

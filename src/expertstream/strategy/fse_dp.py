@@ -17,6 +17,7 @@ from expertstream.strategy.plan import InOrder, Options, Plan
 from expertstream.strategy.shares import Shares, add_movement
 from expertstream.strategy.tokens import add_residents, token_batches
 from expertstream.strategy.trajectories import Cutting, Flow, add_micro_slices
+from expertstream.units import counted
 from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -102,7 +103,7 @@ def plan_flow(workload: LayerWorkload, options: Options, order: OrderName, *, ro
     parts, why = micro_slices(workload, options.micro_slices)
     rings = workload.topology.rings[: options.rings]
     flow = Flow(rings, roomiest=roomiest, whole=options.layout == "whole")
-    notes = (f"{parts} micro-slices per expert and die: {why}", f"{len(rings)} ring(s)")
+    notes = (f"{counted(parts, 'micro-slice')} per expert and die: {why}", f"{counted(len(rings), 'ring')}")
     dies, experts = workload.package.n_dies, workload.columns.size
 
     def dispatcher(resident: int, load: Ints, groups: Ints) -> Dispatcher:
@@ -148,7 +149,8 @@ def plan_naive(workload: LayerWorkload, options: Options) -> Plan:
         return InOrder([resident], phases, window=options.window(2))
 
     flow = Flow(workload.topology.rings[:1], at_once=False, whole=options.layout == "whole")
-    return _plan(workload, options, rounds * dies, flow, dispatcher, (f"{rounds} round(s) of {dies} slices",))
+    note = f"{counted(rounds, 'round')} of {counted(dies, 'slice')}"
+    return _plan(workload, options, rounds * dies, flow, dispatcher, (note,))
 
 
 def _plan(
@@ -176,7 +178,7 @@ def _plan(
     of_slice = groups[:, cutting.slices[:, 0]]
     add_micro_slices(work, workload, cutting, shares, movement, of_slice, done, flow)
     if options.redispatch:
-        notes = (*notes, f"{int(shares.moves[:, 4].sum())} (token, expert) pairs re-dispatched")
+        notes = (*notes, f"{counted(int(shares.moves[:, 4].sum()), '(token, expert) pair')} re-dispatched")
     return Plan(
         work=work,
         dispatcher=dispatcher(resident, shares.load, groups),
@@ -192,6 +194,8 @@ def _plan(
 
 
 def _layout(flow: Flow, channels: int) -> str:
+    if channels == 1:
+        return "all experts in the only DDR channel"
     if flow.whole:
         return f"each expert whole in one of {channels} DDR channels, in turn"
     return f"each expert's micro-slices striped evenly over {channels} DDR channels"

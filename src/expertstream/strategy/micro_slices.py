@@ -6,7 +6,7 @@ import numpy as np
 
 from expertstream.errors import BufferTooSmallError
 from expertstream.package.timing import compute_ps
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 from expertstream.workload import LayerWorkload
 
 SHARED_WINDOW = 2  # turns of shared experts per die: one runs, the next is on its way
@@ -48,7 +48,8 @@ def micro_slices(workload: LayerWorkload, given: int | None) -> tuple[int, str]:
     if slot_bytes(workload, parts) * stops > buffer:
         raise BufferTooSmallError(
             f"the weight buffer of a die is {format_bytes(buffer)}, but even micro-slices of one column need "
-            f"{format_bytes(slot_bytes(workload, parts) * stops)} to circulate over {stops - 1} dies; enlarge it"
+            f"{format_bytes(slot_bytes(workload, parts) * stops)} to circulate over {counted(stops - 1, 'die')}; "
+            "enlarge it"
         )
     return parts, f"{why}; {_times(workload, parts)}"
 
@@ -67,7 +68,7 @@ def _times(workload: LayerWorkload, parts: int) -> str:
     overhead = int(compute_ps(die, 0, model.d_model, 0, model.weight_bits))
     return (
         f"one takes {format_time(_link_ps(workload, parts))} over a link and {format_time(full)} to compute with "
-        f"{tokens} tokens, {format_time(overhead)} of it control"
+        f"{counted(tokens, 'token')}, {format_time(overhead)} of it control"
     )
 
 

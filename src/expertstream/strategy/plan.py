@@ -15,6 +15,7 @@ from expertstream.engine.work import Work
 from expertstream.errors import WorkloadError
 from expertstream.schedule import ORDERS, OrderName, SchedulerFactory, SoftwareScheduler
 from expertstream.trace import RoutingTrace
+from expertstream.units import counted
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -98,7 +99,7 @@ class Options:
 
     def prefetch(self, words: str = "as far as the weight buffer has room") -> str:
         """How far loads run ahead, in words; ``words`` where ``depth`` does not say."""
-        return words if self.depth is None else f"{words}, but at most {self.depth} experts at once"
+        return words if self.depth is None else f"{words}, but at most {counted(self.depth, 'expert')} at once"
 
 
 def _is_accuracy(value: object) -> bool:
@@ -181,8 +182,8 @@ class Plan:
     def __repr__(self) -> str:
         """Its size, in one line."""
         return (
-            f"Plan({len(self.slices)} pieces of experts, {len(self.set_ptr) - 1} token sets, {self.passes} passes; "
-            f"DDR: {self.ddr_layout}; prefetch: {self.prefetch})"
+            f"Plan({counted(len(self.slices), 'piece')} of experts, {counted(len(self.set_ptr) - 1, 'token set')}, "
+            f"{counted(self.passes, 'pass')}; DDR: {self.ddr_layout}; prefetch: {self.prefetch})"
         )
 
     def batches(self, workload: LayerWorkload) -> Batches:

@@ -31,7 +31,7 @@ from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError, WorkloadError
 from expertstream.strategy.plan import FROM_TRACE, HeadStart, Options, Plan, needs_training
 from expertstream.trace.prediction import guess_from_trace, guess_with_accuracy, recall
-from expertstream.units import format_time
+from expertstream.units import counted, format_time
 from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -82,8 +82,8 @@ def _with_head_start(plan_of: PlanOf, workload: LayerWorkload, options: Options,
     work, opener, queues, slices = _add_head_start(plan, own, chosen, options.lead_ps)
     about = HeadStart(options.lead_ps, recall(routing.experts, guess), len(order), len(wrong))
     note = (
-        f"{about.experts} experts predicted, {about.wrong} of them without a token; {100 * about.recall:.1f} % of the "
-        f"(token, expert) choices predicted; latency counts from the gate's result"
+        f"{counted(about.experts, 'expert')} predicted, {about.wrong} of them without a token; "
+        f"{100 * about.recall:.1f} % of the (token, expert) choices predicted; latency counts from the gate's result"
     )
     return replace(
         plan,

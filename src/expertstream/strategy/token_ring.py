@@ -16,7 +16,7 @@ from expertstream.strategy.plan import InOrder, Options, Plan
 from expertstream.strategy.shares import Movement, Shares, add_movement
 from expertstream.strategy.tokens import add_residents
 from expertstream.strategy.trajectories import Cutting
-from expertstream.units import format_bytes
+from expertstream.units import counted, format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -58,7 +58,8 @@ def plan_token_ring(workload: LayerWorkload, options: Options) -> Plan:
                 signals += ring.add()
         work.set_gate(int(done[p]), signals)
         phases.append([queue])
-    moved = (f"{int(shares.moves[:, 4].sum())} (token, expert) pairs re-dispatched",) if options.redispatch else ()
+    pairs = counted(int(shares.moves[:, 4].sum()), "(token, expert) pair")
+    moved = (f"{pairs} re-dispatched",) if options.redispatch else ()
     return Plan(
         work=work,
         dispatcher=InOrder([resident], phases, window=WINDOW, together=together),
@@ -69,7 +70,7 @@ def plan_token_ring(workload: LayerWorkload, options: Options) -> Plan:
         passes=batches.passes,
         ddr_layout="each die's slice of every expert in its nearest DDR channel",
         route_known=True,
-        notes=(f"{rounds} round(s) of {dies} slices", *moved),
+        notes=(f"{counted(rounds, 'round')} of {counted(dies, 'slice')}", *moved),
     )
 
 

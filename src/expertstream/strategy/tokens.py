@@ -12,7 +12,7 @@ from expertstream.engine.work import Work
 from expertstream.errors import BufferTooSmallError
 from expertstream.strategy.plan import ranks_within
 from expertstream.strategy.tiles import Tiles
-from expertstream.units import format_bytes
+from expertstream.units import counted, format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -34,8 +34,9 @@ def token_batches(workload: LayerWorkload, reserve_bytes: int = 0) -> Batches:
         needed = workload.package.die.token_buffer_bytes - room + workload.partial_sum_bytes
         raise BufferTooSmallError(
             f"the token buffer of a die is {format_bytes(workload.package.die.token_buffer_bytes)}, but "
-            f"{workload.n_tokens} tokens on {workload.package.n_dies} dies need at least {format_bytes(needed)} "
-            "even in the smallest passes; use fewer tokens per iteration or a larger token buffer"
+            f"{counted(workload.n_tokens, 'token')} on {counted(workload.package.n_dies, 'die')} need at least "
+            f"{format_bytes(needed)} even in the smallest passes; use fewer tokens per iteration or a larger token "
+            "buffer"
         )
     return workload.in_passes(-(-int(on_die.max()) // int(per_pass)))
 

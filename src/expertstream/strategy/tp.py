@@ -12,7 +12,7 @@ from expertstream.package.timing import compute_ps
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.collectives import ring_gather, ring_reduce_scatter
 from expertstream.strategy.plan import InOrder, Options, Plan, cut_many, in_order, ranks_within
-from expertstream.units import format_bytes
+from expertstream.units import counted, format_bytes
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -62,7 +62,7 @@ def plan_tp(workload: LayerWorkload, options: Options) -> Plan:
         ddr_layout="each die's share of every expert in its nearest DDR channel",
         prefetch=options.prefetch(),
         route_known=True,
-        notes=(f"{parts} micro-slices per expert and die",),
+        notes=(f"{counted(parts, 'micro-slice')} per expert and die",),
     )
 
 
@@ -80,7 +80,8 @@ def _batches(workload: LayerWorkload) -> Batches:
         if passes >= int(workload.tokens_on_die.max()):
             raise BufferTooSmallError(
                 f"the token buffer of a die is {format_bytes(capacity)}, but tp needs {format_bytes(needed)} for "
-                f"{in_pass} tokens per pass, the fewest; use fewer tokens per iteration or a larger token buffer"
+                f"{counted(in_pass, 'token')} per pass, the fewest; use fewer tokens per iteration or a larger token "
+                "buffer"
             )
         passes += 1
 

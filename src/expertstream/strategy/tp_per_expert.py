@@ -20,6 +20,7 @@ from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.micro_slices import SHARED_WINDOW, most_columns
 from expertstream.strategy.plan import InOrder, Options, Plan, cut_many, in_order, ranks_within
 from expertstream.strategy.tokens import TokenTurns, add_residents, token_batches
+from expertstream.units import counted
 from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -60,7 +61,7 @@ def plan_tp_per_expert(workload: LayerWorkload, options: Options) -> Plan:
         ddr_layout="each die's share of every expert in its nearest DDR channel",
         prefetch=options.prefetch(),
         route_known=True,
-        notes=(f"up to {area_tokens} tokens of an expert gathered at a time",),
+        notes=(f"up to {counted(area_tokens, 'token')} of an expert gathered at a time",),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from expertstream.errors import TraceError
 from expertstream.trace.checks import to_type
 from expertstream.trace.routing import RoutingTrace
+from expertstream.units import counted
 
 Choice = tuple[Any, Any]  # expert ids and gate weights, tensors [tokens, k]
 Reader = Callable[[Any, Any], Choice]  # of a router module and what it returned
@@ -106,7 +107,7 @@ class _Recorder:
         ids, weights = (tensor.detach().reshape(-1, tensor.shape[-1]) for tensor in choice)
         if len(ids) != self.keep.size or ids.shape != weights.shape:
             raise TraceError(
-                f"router '{name}' chose for {len(ids)} tokens, but the forward pass has {self.keep.size}; "
+                f"router '{name}' chose for {counted(len(ids), 'token')}, but the forward pass has {self.keep.size}; "
                 "capture needs routers that see every token of the batch once"
             )
         self.choices[layer] = (ids, weights)

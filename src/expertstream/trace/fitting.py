@@ -22,6 +22,7 @@ from expertstream.trace.calibration import Calibration, LayerCalibration, chosen
 from expertstream.trace.latent import Floats, choose, corrected, correlation, inverse_root, root, slope, within
 from expertstream.trace.locality import Ints, fit_locality, measure
 from expertstream.trace.routing import RoutingTrace, by_request
+from expertstream.units import counted
 
 FAR = 32  # tokens between two that share only what their request keeps
 MAX_TOKENS = 65536  # whole requests up to about this many tokens are looked at
@@ -59,7 +60,7 @@ def calibrate(
     n = len(tokens.of)
     if n < LEAST_TOKENS:
         raise TraceError(
-            f"{trace.source}: {n} tokens of known request; calibration needs at least {LEAST_TOKENS} "
+            f"{trace.source}: {counted(n, 'token')} of known request; calibration needs at least {LEAST_TOKENS} "
             "(a trace without request numbers says nothing of a request's locality)"
         )
     if k == e:
@@ -81,7 +82,7 @@ def calibrate(
     notes = (
         ()
         if len(tokens.starts) >= LEAST_REQUESTS_TO_SPLIT
-        else (f"only {len(tokens.starts)} requests: what a request keeps has the covariance of all choices",)
+        else (f"only {counted(len(tokens.starts), 'request')}: what a request keeps has the covariance of all choices",)
     )
     return Calibration(
         layers=tuple(layers),

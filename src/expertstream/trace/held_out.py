@@ -17,6 +17,7 @@ from expertstream.errors import TraceError
 from expertstream.trace.fitting import calibrate
 from expertstream.trace.routing import MIXES, Mix, RoutingTrace
 from expertstream.trace.statistics import activated_fraction, statistics
+from expertstream.units import counted
 
 TOKENS = (16, 64, 256, 1024)
 LIMIT = 0.03  # allowed difference of the activated fraction
@@ -124,7 +125,8 @@ def halves(trace: RoutingTrace, seed: int = 0) -> tuple[RoutingTrace, RoutingTra
     requests, lengths = np.unique(trace.request[trace.request >= 0], return_counts=True)
     if requests.size < 2:
         raise TraceError(
-            f"{trace.source}: {requests.size} known requests; two are needed to fit on one and compare with the other"
+            f"{trace.source}: {counted(requests.size, 'known request')}; two are needed to fit on one and compare "
+            "with the other"
         )
     by_length = requests[np.argsort(lengths, kind="stable")]
     coin = np.random.default_rng(seed).integers(0, 2, (requests.size + 1) // 2)

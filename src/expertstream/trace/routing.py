@@ -25,6 +25,7 @@ from expertstream.trace.checks import (
 )
 from expertstream.trace.layerwise import LayerByLayer, Layers
 from expertstream.trace.split import split
+from expertstream.units import counted
 
 Mix = Literal["round-robin", "single-request"]
 GOLDEN_RATIO = 0.6180339887498949
@@ -73,7 +74,8 @@ class Routing:
     def __repr__(self) -> str:
         """Sizes and source, in one line."""
         tokens, k = self.experts.shape
-        return f"Routing({tokens} tokens x {k} of {self.n_experts} experts, layer {self.layer}, {_origin(self)})"
+        of = f"{counted(tokens, 'token')} x {k} of {self.n_experts} experts"
+        return f"Routing({of}, layer {self.layer}, {_origin(self)})"
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -127,8 +129,8 @@ class RoutingTrace:
         layers = self.layer_index.tolist()
         which = ", ".join(map(str, layers if len(layers) <= 6 else [*layers[:3], "...", layers[-1]]))
         return (
-            f"RoutingTrace({self.n_tokens} tokens x layers {which} x {self.top_k} of {self.n_experts} experts, "
-            f"{self.model}, {_origin(self)})"
+            f"RoutingTrace({counted(self.n_tokens, 'token')} x layers {which} x {self.top_k} of {self.n_experts} "
+            f"experts, {self.model}, {_origin(self)})"
         )
 
     @property
@@ -335,7 +337,7 @@ class RoutingTrace:
         if offset + tokens > order.size:
             after = f" after the first {offset}" if offset else ""
             raise TooFewTokensError(
-                f"{self.source}: {tokens} tokens{after} were asked for, but {what} has {order.size}; "
+                f"{self.source}: {counted(tokens, 'token')}{after} asked for, but {what} has {order.size}; "
                 "use fewer tokens per iteration or a longer trace"
             )
         return order[offset : offset + tokens].astype(np.int64)

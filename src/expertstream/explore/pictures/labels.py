@@ -13,6 +13,7 @@ from expertstream.errors import ConfigError, nearest
 from expertstream.explore.fields import Value, text_of
 from expertstream.explore.results import Results
 from expertstream.explore.rows import result_columns
+from expertstream.units import counted
 
 BLUE, ORANGE, GREY, GREEN, RED = "#0072B2", "#E69F00", "#B8B8B8", "#009E73", "#D55E00"  # Okabe and Ito
 SCALE: Final = "viridis"
@@ -82,7 +83,7 @@ def headline(results: Results) -> str:
     """What was explored; synthetic routing is called so."""
     spec = results.spec
     rows = results.rows
-    tokens = "" if "tokens" in spec.fields else f", {spec.tokens} tokens"
+    tokens = "" if "tokens" in spec.fields else f", {counted(spec.tokens, 'token')}"
     strategy = "" if "strategy" in spec.fields else f", {spec.strategy}"
     synthetic = "SYNTHETIC routing, " if any(row.get("synthetic") for row in rows) else ""
-    return f"{spec.model} on {spec.package}{strategy}{tokens}; {synthetic}{len(rows)} points"
+    return f"{spec.model} on {spec.package}{strategy}{tokens}; {synthetic}{counted(len(rows), 'point')}"

@@ -18,6 +18,7 @@ from expertstream.files import replacing
 from expertstream.report.html import sections, serving
 from expertstream.report.html.pack import Packed, pack_run
 from expertstream.report.html.run import run_about, run_article
+from expertstream.units import counted
 
 if TYPE_CHECKING:
     from expertstream.comparison import Comparison
@@ -32,7 +33,9 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 def write_run_html(result: Result, path: str | os.PathLike[str]) -> None:
     """Write the report of one run; the same run gives the same bytes. Raises ConfigError if it cannot be written."""
     workload = result.workload
-    title = f"{result.strategy}: {workload.model.name} on {workload.package.name}, {workload.n_tokens} tokens"
+    title = (
+        f"{result.strategy}: {workload.model.name} on {workload.package.name}, {counted(workload.n_tokens, 'token')}"
+    )
     source = workload.routing.source
     _write(path, title, source if workload.routing.synthetic else None, "", [result], 0)
 

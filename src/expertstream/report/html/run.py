@@ -9,7 +9,7 @@ from expertstream.analysis import CAUSES
 from expertstream.report.html.links import dead_links, link_map
 from expertstream.report.html.sections import paragraphs
 from expertstream.report.verdict import run_verdict
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 if TYPE_CHECKING:
     from expertstream.simulate import Result
@@ -44,7 +44,7 @@ def run_about(result: Result) -> dict[str, Any]:
 def run_article(result: Result, number: int, *, shown: bool, several: bool) -> str:
     """The run's part of the page, hidden unless ``shown``; ids end in ``number``."""
     workload = result.workload
-    name = f"{result.strategy}, {workload.n_tokens} tokens, layer {workload.routing.layer}"
+    name = f"{result.strategy}, {counted(workload.n_tokens, 'token')}, layer {workload.routing.layer}"
     heading = f"<h2>{escape(name)}</h2>\n" if several else f'<h2 class="quiet">{escape(name)}</h2>\n'
     level = "h3"
     return f"""<article class="run" id="run-{number}"{"" if shown else " hidden"} aria-label="{escape(name)}">

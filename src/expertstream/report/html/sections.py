@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertstream.errors import ConfigError
 from expertstream.report.verdict import comparison_verdict
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 if TYPE_CHECKING:
     from expertstream.comparison import Comparison
@@ -107,7 +107,9 @@ def comparison(found: Comparison) -> str:
             users.append(row["strategy"])
     findings = "".join(f"<li>{escape(sentence)}</li>" for sentence in comparison_verdict(rows, found.baseline))
     where = "".join(f"<li>{escape(', '.join(users))}: {escape(layout)}</li>" for layout, users in layouts.items())
-    reasons = "".join(f"<li>{escape(f'{name} at {n} tokens: {why}')}</li>" for n, name, why in found.left_out)
+    reasons = "".join(
+        f"<li>{escape(name)} at {counted(n, 'token')}: {escape(why)}</li>" for n, name, why in found.left_out
+    )
     left_out = f"<p>Left out:</p><ul>{reasons}</ul>\n" if reasons else ""
     return f"""<section aria-labelledby="comparison-title">
 <h2 id="comparison-title">Comparison</h2>
@@ -151,6 +153,6 @@ def run_picker(runs: Sequence[Result], shown: int, tokens: int, layer: int, left
     return f"""<section class="picker" aria-labelledby="picker-title">
 <h2 id="picker-title">One run in detail</h2>
 <p><label for="run">Strategy</label> <select id="run">{options}</select>
-at {tokens} tokens, layer {layer}</p>
+at {counted(tokens, "token")}, layer {layer}</p>
 {missing}</section>
 """

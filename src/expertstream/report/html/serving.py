@@ -9,7 +9,7 @@ from typing import Any
 
 from expertstream.report.html.charts import histogram, stacks, steps
 from expertstream.report.html.sections import paragraphs
-from expertstream.units import format_bytes, format_time
+from expertstream.units import counted, format_bytes, format_time
 
 Document = Mapping[str, Any]
 PS_PER_S = 10**12
@@ -73,14 +73,15 @@ def _verdict(values: Document) -> list[str]:
         out.append(said + ".")
     if values["deferrals"]:
         out.append(
-            f"{values['deferrals']} passes of requests were deferred, {values['deferrals'] / values['iterations']:.2f} "
-            f"an iteration; {format_bytes(values['spilled_bytes'])} of their activations went to or from DDR."
+            f"{counted(values['deferrals'], 'pass')} of requests were deferred, "
+            f"{values['deferrals'] / values['iterations']:.2f} an iteration; "
+            f"{format_bytes(values['spilled_bytes'])} of their activations went to or from DDR."
         )
     if values["targets"]["ttft_ps"] is None and values["targets"]["tpot_ps"] is None:
         out.append("No targets of service were given.")
     else:
         done = values["requests"]["completed"]
-        out.append(f"{values['qos_violations']} of {done} completed requests missed a target.")
+        out.append(f"{values['qos_violations']} of {counted(done, 'completed request')} missed a target.")
     if values["borrowed_layers"]:
         out.append(f"{values['borrowed_layers']} layers borrow the routing of others, because the trace lacks them.")
     return out
