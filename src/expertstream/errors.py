@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class ExpertStreamError(Exception):
@@ -44,3 +45,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the allowed name nearest to ``name``, or an empty string."""
     match = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raise ConfigError unless ``value``, the argument ``name``, is a whole number; true and false are none."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; a whole number is needed")

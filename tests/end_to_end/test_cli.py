@@ -538,7 +538,14 @@ BAD = {
     "import nothing": (["trace", "import", "none.json"], "there is no file 'none.json'"),
     "import what is none": (["trace", "import", "config.json"], "'config.json' (json) is in no known format; known:"),
     "import to another name": (["trace", "import", "config.json", "-o", "t.npz"], "it must end in .parquet"),
-    "no requests": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "0"], "requests is 0"),
+    "no requests": (
+        ["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "0"],
+        "--requests is 0; it must be",
+    ),
+    "a layer too many": (
+        ["trace", "synthesize", "{model}", "-o", "t.parquet", "--layers", "0,7"],
+        "layer 7 is not an MoE",
+    ),
     "seed": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--seed", "-1"], "--seed is -1"),
     "long trace": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "9999999"], "ask for fewer"),
     "demo over a file": (["demo", "-o", "config.json"], "cannot use 'config.json' as a folder: File exists"),

@@ -18,7 +18,7 @@ from expertstream.strategy import Options
 from expertstream.strategy.placement import affine, balanced, contiguous, homes_by_votes, replicated, round_robin
 from expertstream.trace import Routing, RoutingTrace, synthesize
 
-MODEL = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2)
+MODEL = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2, n_layers=2)
 CHIP = Package.preset("test-chip-2x2")
 
 
@@ -156,15 +156,14 @@ def test_a_replicated_expert_is_loaded_once_and_its_tokens_are_divided() -> None
 
 
 def test_compare_judges_all_on_the_evaluation_part_and_says_what_it_checked() -> None:
-    trace, model = _trace(), MODEL.model_copy(update={"n_layers": 2})
-    found = compare(model, CHIP, trace, tokens=[16, 80], layers=[1])
+    found = compare(MODEL, CHIP, _trace(), tokens=[16, 80], layers=[1])
     assert found.training_tokens == {16: 40, 80: 0}
     why = "no tokens of the trace are left to fit on"
     assert found.left_out == ((80, "ep-replicated", why), (80, "hydra", why))
     assert found.pairs == 16 * 2 + 80 * 2
     assert {row["strategy"] for row in found.rows if row["tokens"] == 16} >= {"hydra", "ep-replicated"}
     with pytest.raises(WorkloadError, match="hydra is fitted on a training part"):
-        compare(model, CHIP, trace, tokens=[80], layers=[1], strategies=["hydra"])
+        compare(MODEL, CHIP, _trace(), tokens=[80], layers=[1], strategies=["hydra"])
 
 
 @pytest.mark.parametrize("strategy", ["ep-streamed", "tp-per-expert"])

@@ -24,7 +24,7 @@ FOUR = [[0], [1], [2], [3]]
 
 def run(strategy: str, chosen: list[list[int]], n_experts: int, **options: object) -> Result:
     """Experts of 8 columns on one die: each 192 ns to load at 1 GB/s, and 8 ns a token to compute."""
-    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=n_experts, top_k=len(chosen[0]))
+    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=n_experts, top_k=len(chosen[0]), n_layers=2)
     training = synthesize(model, requests=2, tokens_per_request=8, layers=(0, 1))
     given = Options(micro_slices=1, training=training, decision_ps=0, **options)  # type: ignore[arg-type]
     return simulate(
@@ -199,7 +199,7 @@ def test_a_layer_that_follows_from_the_one_before_is_predicted() -> None:
 
 
 def test_a_guess_from_the_trace_follows_the_layer_before() -> None:
-    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=16, top_k=2)
+    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=16, top_k=2, n_layers=2)
     chosen = _random(200, 16, 2).experts
     both = np.stack((chosen, (chosen + 3) % 16), axis=1).astype(np.int16)
     training = replace(synthesize(model, requests=4, tokens_per_request=50, layers=(0, 1)), experts=both)
@@ -208,7 +208,7 @@ def test_a_guess_from_the_trace_follows_the_layer_before() -> None:
 
 
 def test_where_the_layer_before_is_not_known_popular_experts_are_guessed() -> None:
-    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=8, top_k=2)
+    model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=8, top_k=2, n_layers=2)
     training = synthesize(model, requests=2, tokens_per_request=64, layers=(1,), seed=1)
     counts = np.bincount(training.experts.reshape(-1), minlength=8)
     popular = np.argsort(-counts, kind="stable")[:2].tolist()
@@ -217,7 +217,7 @@ def test_where_the_layer_before_is_not_known_popular_experts_are_guessed() -> No
 
 def test_weights_of_a_later_pass_do_not_take_the_room_of_the_first() -> None:
     """Two passes and room for one expert: what is predicted for all tokens is needed in the second."""
-    model = MoEModel.one_layer(d_model=24, d_ffn=1, n_experts=7, top_k=1)
+    model = MoEModel.one_layer(d_model=24, d_ffn=1, n_experts=7, top_k=1, n_layers=2)
     chip = package(1, 2, ddr=10**9)
     die = chip.die.model_copy(update={"weight_buffer_bytes": 128, "token_buffer_bytes": 512})
     routed = replace(routing([[3], [4], [6], [0]], 7), layer=1)

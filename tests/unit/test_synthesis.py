@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expertstream.errors import TraceError
+from expertstream.errors import ConfigError, TraceError
 from expertstream.model import MoEModel
 from expertstream.trace import Profile, RoutingTrace, packaged_trace, statistics, synthesize
 from expertstream.trace.packaged import FOLDER, SHAPES, write
@@ -148,13 +148,45 @@ def test_1024_tokens_of_48_layers_of_128_experts_are_quick() -> None:
             "requests is 8, tokens_per_request 160, layers [], seed -1; "
             "at least one request, token and layer and a seed of 0 or more are needed",
         ),
-        ({"layers": (1, 1)}, "synthetic routing for m, seed 0: layer_index names a layer twice: [1, 1]"),
+        ({"layers": (1, 1)}, "synthetic routing for m, seed 0: layer_index names a layer twice: [1, 1]"),  # no own ones
     ],
 )
 def test_bad_requests(kwargs: dict[str, Any], expected: str) -> None:
     with pytest.raises(TraceError) as caught:
         synthesize(model("m", 8, 2), **kwargs)
     assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({"layers": [99]}, "layer 99 is not an MoE layer of m; those are 3 to 7"),
+        ({"layers": [3, -1]}, "layer -1 is not an MoE layer of m; those are 3 to 7"),
+        ({"layers": 2}, "layer 2 is not an MoE layer of m; those are 3 to 7"),
+        ({"layers": [4, 5, 4]}, "layer 4 is given twice; give each layer once"),
+        ({"layers": ["4"]}, "a layer is '4'; a whole number is needed"),
+        ({"layers": [4.0]}, "a layer is 4.0; a whole number is needed"),
+        ({"layers": [True]}, "a layer is True; a whole number is needed"),
+        ({"requests": "3"}, "requests is '3'; a whole number is needed"),
+        ({"tokens_per_request": float("nan")}, "tokens_per_request is nan; a whole number is needed"),
+        ({"seed": 0.5}, "seed is 0.5; a whole number is needed"),
+    ],
+)
+def test_layers_that_the_model_lacks_and_numbers_that_are_none(kwargs: dict[str, Any], expected: str) -> None:
+    shape = SimpleNamespace(name="m", n_experts=8, top_k=2, moe_layers=(3, 4, 5, 6, 7))
+    with pytest.raises(ConfigError) as caught:
+        synthesize(shape, **kwargs)
+    assert str(caught.value) == expected
+
+
+def test_one_layer_may_stand_for_a_list_of_one() -> None:
+    shape = SimpleNamespace(name="m", n_experts=8, top_k=2, moe_layers=(3, 4))
+    assert synthesize(shape, requests=1, tokens_per_request=1, layers=4).layer_index.tolist() == [4]
+
+
+def test_a_model_without_a_packaged_trace_gets_one_of_its_own_layers() -> None:
+    shape = SimpleNamespace(name="m", n_experts=8, top_k=2, moe_layers=(0,))
+    assert packaged_trace(shape).layer_index.tolist() == [0]
 
 
 def test_k_larger_than_the_experts() -> None:

@@ -367,7 +367,8 @@ def test_unknown_requests() -> None:
 
 
 def test_layers_are_listed_in_short() -> None:
-    trace = synthesize(SMALL, requests=1, tokens_per_request=2, layers=(1, 2, 3, 9))
+    deep = SimpleNamespace(name="deep", n_experts=8, top_k=2, moe_layers=range(10))
+    trace = synthesize(deep, requests=1, tokens_per_request=2, layers=(1, 2, 3, 9))
     assert re.search(r"it has 1 to 3, 9$", message(trace.iteration, 1, 0))
 
 
@@ -400,7 +401,7 @@ def test_numbers_that_do_not_fit_are_refused_and_not_wrapped(name: str, value: i
 def test_numbers_of_a_parquet_file_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     """As another writer's int64 column may hold; they would be wrapped on the way."""
     path = tmp_path / "t.parquet"
-    synthesize(SMALL, requests=1, tokens_per_request=4, layers=[0]).save(path)
+    synthesize(SMALL, requests=1, tokens_per_request=4, layers=[4]).save(path)
     table = pq.read_table(path)
     at = table.schema.get_field_index("request")
     pq.write_table(table.set_column(at, "request", pa.array([2**32, 0, 0, 0])), path)

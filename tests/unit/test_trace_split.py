@@ -12,7 +12,7 @@ from expertstream.errors import TraceError
 from expertstream.model import MoEModel
 from expertstream.trace import RoutingTrace, synthesize
 
-MODEL = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2)
+MODEL = MoEModel.one_layer(d_model=64, d_ffn=96, n_experts=8, top_k=2, n_layers=4)
 
 
 @pytest.fixture

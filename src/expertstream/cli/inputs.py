@@ -25,7 +25,7 @@ from expertstream.strategy import Options, Strategy
 from expertstream.strategy.base import CHOICES, unused
 from expertstream.strategy.plan import LEAD_PS, parse_prediction
 from expertstream.trace import Mix, RoutingTrace, packaged_trace, synthesize
-from expertstream.trace.routing import short_source
+from expertstream.trace.routing import check_moe_layers, short_source
 from expertstream.units import parse_bytes, parse_time_ps
 from expertstream.workload import Spread
 
@@ -217,7 +217,7 @@ def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence
     wanted = set(layers) if layers else set()
     if wanted <= set(trace.layer_index.tolist()) <= set(model.moe_layers) and tokens <= trace.n_tokens:
         return trace
-    check_layers(sorted(wanted), model)
+    check_moe_layers(sorted(wanted), model.name, model.moe_layers)
     if tokens > MAX_SYNTHETIC_TOKENS:
         raise TraceError(
             f"{tokens} tokens were asked for; synthetic routing is made for at most {MAX_SYNTHETIC_TOKENS}, "
@@ -226,13 +226,6 @@ def load_trace(path: Path | None, model: MoEModel, tokens: int, layers: Sequence
     per_request = max(-(-tokens // REQUESTS), 136)
     chosen = sorted(wanted) if wanted else model.moe_layers[:2]
     return synthesize(model, requests=REQUESTS, tokens_per_request=per_request, layers=chosen)
-
-
-def check_layers(layers: Sequence[int], model: MoEModel) -> None:
-    """Raise TraceError unless all ``layers`` are MoE layers of the model."""
-    for layer in layers:
-        if layer not in model.moe_layers:
-            raise TraceError(f"layer {layer} is not an MoE layer of {model.name}; those are {_span(model.moe_layers)}")
 
 
 def routing_label(source: str, synthetic: bool) -> str:
@@ -261,8 +254,3 @@ def one_of(option: str, text: str, allowed: Sequence[str]) -> str:
     if text not in allowed:
         raise ConfigError(f"{option} is '{text}'{nearest(text, allowed) or ';'} allowed: {', '.join(allowed)}")
     return text
-
-
-def _span(values: Sequence[int]) -> str:
-    whole = list(values) == list(range(values[0], values[-1] + 1))
-    return f"{values[0]} to {values[-1]}" if whole else ", ".join(map(str, values))

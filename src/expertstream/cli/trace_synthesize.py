@@ -96,6 +96,9 @@ def synthesize_command(
     check_writable(output)
     if seed < 0:
         raise ConfigError(f"--seed is {seed}; it must not be negative")
+    for option, number in (("--requests", requests), ("--tokens-per-request", tokens_per_request)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{option} is {number}; it must be at least 1")
     n_requests = REQUESTS if requests is None else requests
     length = TOKENS_PER_REQUEST if tokens_per_request is None else tokens_per_request
     if n_requests * length > MAX_TOKENS:
@@ -150,7 +153,6 @@ def _of_model(name: str, layers: str | None, requests: int, length: int, seed: i
         if layers is None
         else sorted(inputs.numbers(layers, "--layers", least=0))
     )
-    inputs.check_layers(chosen, moe)
     with progress("synthesizing"):
         return synthesize(moe, requests=requests, tokens_per_request=length, layers=chosen, seed=seed)
 

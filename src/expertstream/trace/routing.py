@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from expertstream.errors import TooFewTokensError, TraceError, nearest
+from expertstream.errors import ConfigError, TooFewTokensError, TraceError, check_whole, nearest
 from expertstream.trace import npz, parquet
 from expertstream.trace.checks import (
     TYPES,
@@ -319,12 +319,12 @@ class RoutingTrace:
 
         Raises:
             TraceError: an unknown request or mix. TooFewTokensError: fewer tokens than asked for.
+            ConfigError: ``tokens`` or ``offset`` is no whole number.
         """
         if mix not in MIXES:
             raise TraceError(f"unknown mix '{mix}'{nearest(mix, MIXES)}; allowed: {', '.join(MIXES)}")
         for name, number in (("tokens", tokens), ("offset", offset)):
-            if not isinstance(number, (int, np.integer)):
-                raise TraceError(f"{name} is {number!r}; a whole number is needed")
+            check_whole(name, number)
         if tokens < 1 or offset < 0:
             wrong, least = (f"tokens is {tokens}", 1) if tokens < 1 else (f"offset is {offset}", 0)
             raise TraceError(f"{wrong}; it must be at least {least}")
@@ -373,6 +373,18 @@ class RoutingTrace:
 def by_request(request: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray[np.int64]:
     """Order of the tokens by request, then position, then place in the file, int64 [tokens]."""
     return np.lexsort((np.arange(request.size), position, request)).astype(np.int64)
+
+
+def check_moe_layers(layers: Iterable[int], model: str, own: Collection[int]) -> None:
+    """Raise ConfigError unless all ``layers`` are among a model's ``own`` MoE layers, each once."""
+    seen = set()
+    for layer in layers:
+        if layer not in own:
+            allowed = _ranges(np.array(own, dtype=np.int32))
+            raise ConfigError(f"layer {layer} is not an MoE layer of {model}; those are {allowed}")
+        if layer in seen:
+            raise ConfigError(f"layer {layer} is given twice; give each layer once")
+        seen.add(layer)
 
 
 def _ranges(numbers: NDArray[np.int32]) -> str:

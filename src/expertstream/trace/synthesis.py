@@ -5,18 +5,18 @@ Drawn from a packaged calibration where one of the model exists, else from a pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
-from expertstream.errors import TraceError
+from expertstream.errors import TraceError, check_whole
 from expertstream.trace.calibrated import packaged_calibration
 from expertstream.trace.calibration import Calibration
 from expertstream.trace.checks import MAX_EXPERTS
-from expertstream.trace.routing import SYNTHETIC_SOURCE, HasExperts, RoutingTrace
+from expertstream.trace.routing import SYNTHETIC_SOURCE, HasExperts, RoutingTrace, check_moe_layers
 
 LAYERS = (0, 1, 2, 3)
 
@@ -90,22 +90,25 @@ def synthesize(
     *,
     requests: int = 8,
     tokens_per_request: int = 160,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     seed: int = 0,
     profile: Profile | None = None,
 ) -> RoutingTrace:
     """Generate a trace of ``requests * tokens_per_request`` tokens.
 
     Args:
-        layers: the model's layer numbers; None: its first four MoE layers.
+        layers: the model's layer numbers, one or several; None: its first four MoE layers.
         seed: same seed, same bytes.
         profile: what to draw from; None: the model's packaged calibration where it has all the layers, else the model's
             own profile where one is known, else a middle one.
 
     Raises:
-        TraceError: no requests, tokens or layers, a layer named twice, or k that the experts cannot give.
+        TraceError: no requests, tokens or layers, or k that the experts cannot give.
+        ConfigError: a layer that the model lacks or that is given twice, or a number that is none.
     """
-    chosen_layers = tuple(getattr(model, "moe_layers", LAYERS))[: len(LAYERS)] if layers is None else tuple(layers)
+    chosen_layers = _layers_of(model, layers)
+    for name, number in (("requests", requests), ("tokens_per_request", tokens_per_request), ("seed", seed)):
+        check_whole(name, number)
     if requests < 1 or tokens_per_request < 1 or not chosen_layers or seed < 0:
         raise TraceError(
             f"requests is {requests}, tokens_per_request {tokens_per_request}, layers {list(chosen_layers)}, seed "
@@ -148,6 +151,18 @@ def synthesize(
         id_space="synthetic: ids carry no meaning",
         synthetic=True,
     )
+
+
+def _layers_of(model: HasExperts, layers: int | Sequence[int] | None) -> tuple[int, ...]:
+    own: tuple[int, ...] | None = getattr(model, "moe_layers", None)
+    if layers is None:
+        return (LAYERS if own is None else own)[: len(LAYERS)]
+    chosen = tuple(layers) if isinstance(layers, Iterable) else (layers,)
+    for layer in chosen:
+        check_whole("a layer", layer)
+    if own is not None:
+        check_moe_layers(chosen, model.name, own)
+    return chosen
 
 
 def draw(

@@ -44,7 +44,8 @@ def packaged_trace(model: HasExperts | str) -> RoutingTrace:
                 "synthesize a trace for any other model"
             )
     elif shape is None or (model.n_experts, model.top_k) != (shape.n_experts, shape.top_k):
-        return synthesize(model, requests=REQUESTS, tokens_per_request=TOKENS, layers=LAYERS)
+        layers = LAYERS if set(LAYERS) <= set(getattr(model, "moe_layers", LAYERS)) else None
+        return synthesize(model, requests=REQUESTS, tokens_per_request=TOKENS, layers=layers)
     return RoutingTrace.load(FOLDER / f"{name}.parquet")
 
 
