@@ -155,9 +155,9 @@ def test_without_lead_time_a_prediction_changes_nothing() -> None:
 
 @pytest.mark.parametrize("prediction", [0, 1.5, "routes", True])
 def test_options_are_checked(prediction: object) -> None:
-    with pytest.raises(WorkloadError, match="allowed: an accuracy above 0 and up to 1, such as"):
+    with pytest.raises(ConfigError, match="allowed: an accuracy above 0 and up to 1, such as"):
         Options(prediction=prediction)  # type: ignore[arg-type]
-    with pytest.raises(WorkloadError, match="lead_ps is -1; it must be from 0 to 1 s"):
+    with pytest.raises(ConfigError, match="lead_ps is -1; it must be from 0 to 1 s"):
         Options(lead_ps=-1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from expertstream.cli.compare import _alike
 from expertstream.cli.main import run
 from expertstream.engine.layout import COMPUTE, LOAD
-from expertstream.errors import WorkloadError
+from expertstream.errors import ConfigError
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import Result, simulate
@@ -94,12 +95,34 @@ def test_ep_without_prefetch_is_slower() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "stripes"}, "layout is 'stripes'; allowed: striped, whole"),
+        ({"layout": "stripes"}, "layout is 'stripes'; did you mean 'striped'? allowed: striped, whole"),
+        ({"layout": ["striped"]}, "layout is ['striped']; allowed: striped, whole"),
+        ({"order": None}, "order is None; allowed: id, paired"),
+        ({"placement": 3}, "placement is 3; allowed: contiguous, round-robin, balanced, best"),
         ({"depth": 0}, "depth is 0; it must be at least 1 (or left out)"),
+        ({"depth": 2.0}, "depth is 2.0; a whole number is needed"),
+        ({"micro_slices": "3"}, "micro_slices is '3'; a whole number is needed"),
+        ({"micro_slices": True}, "micro_slices is True; a whole number is needed"),
+        ({"micro_slices": -1}, "micro_slices is -1; it must be at least 1 (or left out)"),
+        ({"rings": 3}, "rings is 3; allowed: 1, 2, 4"),
+        ({"rings": True}, "rings is True; a whole number is needed"),
+        ({"rings": None}, "rings is None; a whole number is needed"),
+        ({"decision_ps": "80 ns"}, "decision_ps is '80 ns'; a whole number is needed"),
+        ({"decision_ps": math.nan}, "decision_ps is nan; a whole number is needed"),
+        ({"decision_ps": -1}, "decision_ps is -1; it must be from 0 to 1 s (1000000000000), or left out"),
+        ({"lead_ps": None}, "lead_ps is None; a whole number is needed"),
+        ({"lead_ps": 10.5}, "lead_ps is 10.5; a whole number is needed"),
+        ({"redispatch": "no"}, "redispatch is 'no'; allowed: True, False"),
+        ({"scheduler": "rtl"}, "scheduler is 'rtl'; it must make a scheduler, as SoftwareScheduler does"),
+        ({"training": "t.parquet"}, "training is 't.parquet'; it must be of type RoutingTrace, or left out"),
+        (
+            {"prediction": math.nan},
+            "prediction is nan; allowed: an accuracy above 0 and up to 1, such as 0.8, or 'trace'",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
-    with pytest.raises(WorkloadError) as caught:
+    with pytest.raises(ConfigError) as caught:
         Options(**options)  # type: ignore[arg-type]
     assert str(caught.value) == message
 

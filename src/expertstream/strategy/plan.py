@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from expertstream.engine.layout import ADMITTED, COMPLETE
 from expertstream.engine.run import Dispatcher, View
 from expertstream.engine.work import Work
-from expertstream.errors import WorkloadError
+from expertstream.errors import ConfigError, WorkloadError, check_whole, nearest
 from expertstream.schedule import ORDERS, OrderName, SchedulerFactory, SoftwareScheduler
 from expertstream.trace import RoutingTrace
 from expertstream.units import counted
@@ -21,6 +22,7 @@ from expertstream.workload import Batches, LayerWorkload
 Ints = NDArray[np.int64]
 PLACEMENTS = ("contiguous", "round-robin", "balanced")
 LAYOUTS = ("striped", "whole")
+RINGS = (1, 2, 4)
 FROM_TRACE = "trace"
 LEAD_PS = 10_000_000
 LONGEST_PS = 10**12  # of a decision or a lead; times of a layer must stay within 64 bits
@@ -52,6 +54,9 @@ class Options:
         lead_ps: how long before the gate's result the prediction is known and DDR is idle. The default is about the
             time between the last load and the end of the attention block of Qwen3-30B-A3B at 64 tokens on 2x2 with
             512 tokens of context (12.6 us; 1.4 us at 16 tokens, 509 us at 256).
+
+    Raises:
+        ConfigError: a value of another kind, or out of its range.
     """
 
     micro_slices: int | None = None
@@ -68,27 +73,27 @@ class Options:
     lead_ps: int = LEAD_PS
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.micro_slices is not None and self.micro_slices < 1:
-            raise WorkloadError(f"micro_slices is {self.micro_slices}; it must be at least 1 (or left out)")
-        if self.placement not in (*PLACEMENTS, "best"):
-            raise WorkloadError(f"placement is '{self.placement}'; allowed: {', '.join(PLACEMENTS)}, best")
-        if self.order not in ORDERS:
-            raise WorkloadError(f"order is '{self.order}'; allowed: {', '.join(ORDERS)}")
-        if self.rings not in (1, 2, 4):
-            raise WorkloadError(f"rings is {self.rings}; allowed: 1, 2, 4")
-        if self.layout not in LAYOUTS:
-            raise WorkloadError(f"layout is '{self.layout}'; allowed: {', '.join(LAYOUTS)}")
-        if self.depth is not None and self.depth < 1:
-            raise WorkloadError(f"depth is {self.depth}; it must be at least 1 (or left out)")
-        if self.decision_ps is not None and not 0 <= self.decision_ps <= LONGEST_PS:
-            raise WorkloadError(
-                f"decision_ps is {self.decision_ps}; it must be from 0 to 1 s ({LONGEST_PS}), or left out"
-            )
-        if not 0 <= self.lead_ps <= LONGEST_PS:
-            raise WorkloadError(f"lead_ps is {self.lead_ps}; it must be from 0 to 1 s ({LONGEST_PS})")
-        if not (self.prediction in (None, FROM_TRACE) or _is_accuracy(self.prediction)):
-            raise WorkloadError(
+        """Check kinds and ranges."""
+        for name in ("micro_slices", "depth"):
+            _check_number(name, getattr(self, name), 1, None, "at least 1 (or left out)")
+        _check_number("decision_ps", self.decision_ps, 0, LONGEST_PS, f"from 0 to 1 s ({LONGEST_PS}), or left out")
+        check_whole("lead_ps", self.lead_ps)
+        _check_number("lead_ps", self.lead_ps, 0, LONGEST_PS, f"from 0 to 1 s ({LONGEST_PS})")
+        check_whole("rings", self.rings)
+        choices = {"placement": (*PLACEMENTS, "best"), "order": (*ORDERS,), "rings": RINGS, "layout": LAYOUTS}
+        for name, allowed in choices.items():
+            value: object = getattr(self, name)
+            if not isinstance(value, (str, Integral)) or value not in allowed:
+                near = nearest(value, map(str, allowed)) if isinstance(value, str) else ""
+                raise ConfigError(f"{name} is {value!r}{near or ';'} allowed: {', '.join(map(str, allowed))}")
+        if not isinstance(self.redispatch, bool):
+            raise ConfigError(f"redispatch is {self.redispatch!r}; allowed: True, False")
+        if self.training is not None and not isinstance(self.training, RoutingTrace):
+            raise ConfigError(f"training is {self.training!r}; it must be of type RoutingTrace, or left out")
+        if not callable(self.scheduler):
+            raise ConfigError(f"scheduler is {self.scheduler!r}; it must make a scheduler, as SoftwareScheduler does")
+        if not (self.prediction is None or _is_prediction(self.prediction)):
+            raise ConfigError(
                 f"prediction is {self.prediction!r}; allowed: an accuracy above 0 and up to 1, such as 0.8, or "
                 f"'{FROM_TRACE}'"
             )
@@ -102,8 +107,18 @@ class Options:
         return words if self.depth is None else f"{words}, but at most {counted(self.depth, 'expert')} at once"
 
 
-def _is_accuracy(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
+def _check_number(name: str, value: int | None, least: int, most: int | None, allowed: str) -> None:
+    if value is None:
+        return
+    check_whole(name, value)
+    if value < least or (most is not None and value > most):
+        raise ConfigError(f"{name} is {value}; it must be {allowed}")
+
+
+def _is_prediction(value: object) -> bool:
+    if isinstance(value, str):
+        return value == FROM_TRACE
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
 
 
 def parse_prediction(text: str) -> float | str:
