@@ -20,7 +20,7 @@ from expertstream.strategy import Options, Strategy
 from expertstream.strategy.base import CHOICES
 from expertstream.strategy.registry import BUILT_IN
 from expertstream.trace import Routing, synthesize
-from expertstream.units import format_bytes
+from expertstream.units import counted, format_bytes
 from tests.property.cases import routing_of, training_of
 
 
@@ -56,7 +56,7 @@ def test_no_more_experts_are_in_flight_than_the_depth(strategy: str) -> None:
         ]
         most = max(sum(start < other_start < end for start, end in spans) + 1 for other_start, _ in spans)
         assert most <= depth
-        assert f"at most {depth} experts at once" in result.plan.prefetch
+        assert f"at most {counted(depth, 'expert')} at once" in result.plan.prefetch
         latency.append(result.latency_ps)
     assert latency[0] > latency[2]  # without prefetch every load is waited for
 
