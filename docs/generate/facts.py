@@ -9,12 +9,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from docs.generate.reproduction import table_of
 from docs.generate.results import synthetic
 from expertstream.analysis import Area, die_area
 from expertstream.errors import ConfigError, nearest
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
+from expertstream.reproduce.means import cells
+from expertstream.reproduce.studies import fig9, sensitivity
+from expertstream.reproduce.study import Row
 from expertstream.simulate import simulate
 from expertstream.strategy import Options
 from expertstream.trace import synthesize
@@ -57,6 +61,53 @@ def _report_size() -> str:
     return f"({len(result.timeline) / 1000:.0f},000 activities) has {size / 1e6:.1f} MB"
 
 
+def _sensitivity() -> dict[tuple[str, int, int, int], list[Row]]:
+    """Rows of the kept table by model, tokens, D2D bandwidth in GB/s and DDR bandwidth in times the test chip's."""
+    return cells(table_of(sensitivity.STUDY), "model", "tokens", "d2d_gb", "ddr_times")
+
+
+def _links() -> str:
+    """Busy time of the busiest link of the test chip over the bound, of every model and number of tokens."""
+    found = [row for (_, _, gb, times), rows in _sensitivity().items() if (gb, times) == (288, 1) for row in rows]
+    shares = [100 * row["links_over_bound"] for row in found if row["strategy"] == sensitivity.OURS]
+    return f"{min(shares):.0f} to {max(shares):.0f} %"
+
+
+def _tp_at_x4() -> str:
+    """On how many models TP is faster at 64 tokens and DDR x4, by D2D bandwidth."""
+    at = {key: sensitivity.speed(rows) < 1 - sensitivity.EVEN for key, rows in _sensitivity().items()}
+    parts = []
+    for gb in sensitivity.D2D_GB:
+        of = [faster for (_, tokens, d2d, times), faster in at.items() if (tokens, d2d, times) == (64, gb, 4)]
+        parts.append(f"{sum(of)} of {len(of)} ({gb} GB/s)")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _slower(strategy: str, gb: int, than_gb: int, tokens: Sequence[int]) -> str:
+    """By how much latency grows at most from one D2D bandwidth to another."""
+    latency = {
+        key: row["latency_ms"] for key, rows in _sensitivity().items() for row in rows if row["strategy"] == strategy
+    }
+    ratios = [
+        latency[model, n, gb, times] / latency[model, n, than_gb, times]
+        for model, n, d2d, times in latency
+        if d2d == gb and n in tokens
+    ]
+    return f"{100 * (max(ratios) - 1):.1f} %"
+
+
+def _adaptive_loss() -> str:
+    """By how much adaptive streaming is slower than the faster TP at most."""
+    speeds = [sensitivity.speed(rows, sensitivity.ADAPTIVE) for rows in _sensitivity().values()]
+    return f"{100 * (1 / min(speeds) - 1):.1f} %"
+
+
+def _gaps_of_few(strategy: str) -> str:
+    """Latency over the bound in fig9, up to 256 tokens: the least and the most."""
+    gaps = [row["gap"] for row in table_of(fig9.STUDY) if row["strategy"] == strategy and row["tokens"] <= 256]
+    return f"{min(gaps):.2f} to {max(gaps):.2f}"
+
+
 FACTS: dict[str, Callable[[], str]] = {
     "die-area": lambda: _range(_area().total_mm2) + " mm2",
     "link-area": lambda: f"{_area().by_component_mm2['d2d'][1]:.0f}",
@@ -64,6 +115,14 @@ FACTS: dict[str, Callable[[], str]] = {
     "die-power": lambda: _die_power() + " W",
     "ddr-share": _ddr_share,
     "report-size": _report_size,
+    "sensitivity-links": _links,
+    "sensitivity-tp-x4": _tp_at_x4,
+    "sensitivity-faster-links": lambda: _slower(sensitivity.OURS, 288, 512, [256]),
+    "sensitivity-slower-links": lambda: _slower(sensitivity.OURS, 144, 288, [256]),
+    "sensitivity-adaptive": _adaptive_loss,
+    "sensitivity-adaptive-links": lambda: _slower(sensitivity.ADAPTIVE, 144, 512, [64, 256]),
+    "few-tokens-ours": lambda: _gaps_of_few(sensitivity.OURS),
+    "few-tokens-ep": lambda: _gaps_of_few("ep"),
 }
 
 

@@ -51,7 +51,7 @@ def claims() -> str:
     shown = [study for study in studies() if study.name not in OWN_PAGES]
     of = {study.name: study.assumptions for study in shown}
     shared = [text for text, n in Counter(text for texts in of.values() for text in texts).items() if n > 2]
-    parts = ["\n".join(f"- {text}" for text in shared)]
+    parts = ["Assumptions, where a figure does not say otherwise:\n\n" + "\n".join(f"- {text}" for text in shared)]
     for study in shown:
         lines = [
             f"## {study.name}: {study.title}",

@@ -112,7 +112,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "The utilisation of FSE-DP fluctuates much less",
             "".join(found),
             "agrees" if less >= 0.75 * settings else "differs",
-            "The exceptions are 1024 tokens of small experts, where the MAC arrays are nearly always busy, and "
+            "The exceptions are 1024 tokens of small experts, where the MAC arrays are busy most of the time, and "
             "captures of Qwen1.5-MoE, whose shared experts fill the beginning of a layer under every strategy",
         )
     ]

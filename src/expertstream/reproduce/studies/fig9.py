@@ -81,8 +81,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             "FSE-DP with paired load is 1.22x to 2.00x faster than the baselines",
             "".join(found),
             "agrees" if as_claimed else "differs",
-            "FSE-DP runs at the DDR bound wherever DDR is the bottleneck: no larger gain is possible there. Our EP has "
-            "the best of three placements, loads no weight twice, and computes shared experts (DeepSeek, Qwen1.5) "
+            "Where DDR is the bottleneck FSE-DP runs at or near the DDR bound: little more can be gained there. Our EP "
+            "has the best of three placements, loads no weight twice, and computes shared experts (DeepSeek, Qwen1.5) "
             "while routed ones load; the paper's is not described in enough detail to rebuild it",
         ),
         Claim(
