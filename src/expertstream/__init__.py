@@ -1,23 +1,26 @@
 """Simulate and compare Mixture-of-Experts layers on multi-chiplet packages."""
 
-from expertstream.comparison import Comparison, compare
-from expertstream.errors import ExpertStreamError
-from expertstream.model import MoEModel
-from expertstream.package import Package
-from expertstream.package.technology import Technology
-from expertstream.simulate import Result, simulate
-from expertstream.strategy import Options, Plan, Strategy, strategy_names
-from expertstream.trace import (
-    Routing,
-    RoutingTrace,
-    TraceWriter,
-    calibrate,
-    capture,
-    import_trace,
-    packaged_trace,
-    register_router,
-    synthesize,
-)
+from expertstream.cli.main import importing as _importing
+
+with _importing():
+    from expertstream.comparison import Comparison, compare
+    from expertstream.errors import ExpertStreamError
+    from expertstream.model import MoEModel
+    from expertstream.package import Package
+    from expertstream.package.technology import Technology
+    from expertstream.simulate import Result, simulate
+    from expertstream.strategy import Options, Plan, Strategy, strategy_names
+    from expertstream.trace import (
+        Routing,
+        RoutingTrace,
+        TraceWriter,
+        calibrate,
+        capture,
+        import_trace,
+        packaged_trace,
+        register_router,
+        synthesize,
+    )
 
 __all__ = [
     "Comparison",

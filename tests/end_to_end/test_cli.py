@@ -685,6 +685,28 @@ def test_ctrl_c_for_real() -> None:
     assert not [name for name in _files() if "c.json" in name]
 
 
+@pytest.mark.parametrize("module", ["numpy", "numba", "scipy.optimize", "typer", "expertstream.cli.app"])
+def test_ctrl_c_while_modules_are_imported(module: str) -> None:
+    Path("sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((".", os.environ.get("PYTHONPATH", "")))}
+    done = subprocess.run(
+        [*PROGRAM, "sweep", "none.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.stderr == "error: interrupted; no file was left half-written; the same command goes on where it was\n"
+    assert (done.returncode, done.stdout) == (130, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("arguments", [["--json"], []])
 def test_a_full_disk_behind_the_output(arguments: list[str]) -> None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -26,18 +29,37 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Within it, Ctrl-C ends this program, its script or ``python -m``, at once and with the message of later ones.
+
+    KeyboardInterrupt is not raised: C extensions that are being imported make other errors of it. Where another program
+    imports the package, or does something else at Ctrl-C, nothing is changed.
+    """
+
+    def end(_: int, __: object) -> None:
+        os.write(2, f"error: {_interruption(sys.argv[1:])}\n".encode())
+        os._exit(INTERRUPTED)
+
+    ours = Path(sys.argv[0]).stem in ("-m", "__main__", "expertstream")
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. Mistakes of the user become one message on stderr."""
-    try:
-        # imported here so that Ctrl-C during the imports ends as cleanly as later
+    with importing():
         import typer
 
         from expertstream.cli.app import app
         from expertstream.errors import ExpertStreamError
-
-        usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # click's base class, wherever typer keeps it
-    except KeyboardInterrupt:
-        return _interrupted(arguments)
+    usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # click's base class, wherever typer keeps it
     try:
         code = app(list(arguments), prog_name="expertstream", standalone_mode=False)
         sys.stdout.flush()
@@ -56,8 +78,8 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return _say(f"cannot write the output: {error.strerror}", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(arguments)
-    return _interrupted(arguments) if code == INTERRUPTED else int(code or 0)
+        return _say(_interruption(arguments), INTERRUPTED)
+    return _say(_interruption(arguments), INTERRUPTED) if code == INTERRUPTED else int(code or 0)
 
 
 def _of_usage(error: Any) -> str:
@@ -88,6 +110,6 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _interrupted(arguments: Sequence[str]) -> int:
+def _interruption(arguments: Sequence[str]) -> str:
     more = "; the same command goes on where it was" if {*arguments[:1]} & {*_GO_ON} else ""
-    return _say(f"interrupted; no file was left half-written{more}", INTERRUPTED)
+    return f"interrupted; no file was left half-written{more}"
