@@ -10,7 +10,7 @@ from expertstream.comparison import compare
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.simulate import simulate
-from expertstream.trace import RoutingTrace, synthesize
+from expertstream.trace import RoutingTrace, calibrate, synthesize
 from expertstream.units import format_time
 
 MODEL = MoEModel.one_layer(d_model=64, d_ffn=48, n_experts=8, top_k=2).replace(name="small", n_layers=12)
@@ -46,6 +46,29 @@ def test_results() -> None:
     assert "8 tokens, layer 0, SYNTHETIC routing (small, seed 1)" in result.summary().splitlines()[0]
     assert repr(result.plan).startswith(f"Plan({len(result.plan.slices)} pieces of experts, ")
     assert not any(isinstance(value, np.ndarray) and repr(value) in repr(result) for value in vars(result).values())
+
+
+def test_what_a_result_holds() -> None:
+    result = simulate(MODEL, CHIP, trace([0]).iteration(tokens=1, layer=0), "tp")
+    loads, sends, computes = (int((result.timeline.kind == kind).sum()) for kind in (0, 1, 2))
+    took = format_time(result.latency_ps)
+    assert repr(result.timeline) == (
+        f"Timeline({loads + sends + computes} activities: {loads} loads, {sends} sends, {computes} computes; "
+        f"latency {took}, 4 dies)"
+    )
+    assert repr(result.timeline.network) == "Network(4 dies, 4 DDR channels, 8 directed links)"
+    metrics = result.metrics
+    assert repr(metrics) == (
+        f"Metrics(latency {took}, {metrics.gap:.3f} x lower bound, utilisation {100 * metrics.utilisation:.1f} %; "
+        "to_dict() has all)"
+    )
+    assert repr(metrics.busy) == f"BusyTimes(4 dies, 4 DDR channels, 8 directed links, in {took})"
+
+
+def test_calibrations() -> None:
+    fitted = calibrate(synthesize(MODEL, requests=4, tokens_per_request=20, layers=[0, 3]))
+    assert repr(fitted) == f"Calibration(small, layers 0, 3, 2 of 8 experts, from {fitted.source})"
+    assert repr(fitted.layers[0]) == "LayerCalibration(8 experts)"
 
 
 def test_comparisons() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from expertstream.analysis.sums import totals
 from expertstream.engine.layout import COMPUTE, LOAD, SEND
 from expertstream.engine.timeline import Timeline
+from expertstream.units import counted, format_time
 
 Ints = NDArray[np.int64]
 Shares = NDArray[np.float64]
@@ -35,6 +36,13 @@ class BusyTimes:
     link_ps: Ints
     link_bytes: Ints
     latency_ps: int
+
+    def __repr__(self) -> str:
+        """Of how much, in one line."""
+        return (
+            f"BusyTimes({counted(self.compute_ps.size, 'die')}, {counted(self.channel_ps.size, 'DDR channel')}, "
+            f"{counted(self.link_ps.size, 'directed link')}, in {format_time(self.latency_ps)})"
+        )
 
     @property
     def compute_share(self) -> Shares:

@@ -20,6 +20,7 @@ from expertstream.engine.layout import COMPUTE, LOAD
 from expertstream.engine.timeline import Timeline
 from expertstream.package.technology import DEFAULT_TECHNOLOGY, Technology
 from expertstream.strategy.plan import Plan
+from expertstream.units import format_time
 from expertstream.workload import LayerWorkload
 
 Ints = NDArray[np.int64]
@@ -64,6 +65,14 @@ class Metrics:
     energy: Energy
     area: Area
     rated_power_w: NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        """The main figures, in one line."""
+        gap = "no work" if self.gap is None else f"{self.gap:.3f} x lower bound"
+        return (
+            f"Metrics(latency {format_time(self.latency_ps)}, {gap}, utilisation {100 * self.utilisation:.1f} %; "
+            "to_dict() has all)"
+        )
 
     @property
     def utilisation(self) -> float:

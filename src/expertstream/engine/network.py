@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from expertstream.units import counted
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -39,6 +41,13 @@ class Network:
     links: NDArray[np.int64]
     transit_bytes: NDArray[np.int64] | None = None
     channel_dies: NDArray[np.bool_] | None = None
+
+    def __repr__(self) -> str:
+        """How much there is, in one line."""
+        return (
+            f"Network({counted(self.n_dies, 'die')}, {counted(self.n_channels, 'DDR channel')}, "
+            f"{counted(len(self.links), 'directed link')})"
+        )
 
     @property
     def n_dies(self) -> int:

@@ -11,6 +11,7 @@ from expertstream.engine import layout as at
 from expertstream.engine.network import Network
 from expertstream.engine.state import State
 from expertstream.engine.work import Work
+from expertstream.units import counted, format_time
 
 Ints = NDArray[np.int64]
 KINDS = ("load", "send", "compute")
@@ -63,6 +64,14 @@ class Timeline:
     origin_ps: int
     n_events: int
     network: Network
+
+    def __repr__(self) -> str:
+        """How many activities of each kind, in one line."""
+        counts = np.bincount(self.kind, minlength=len(KINDS)).tolist()
+        kinds = ", ".join(counted(n, kind) for n, kind in zip(counts, KINDS, strict=True))
+        activities = f"{len(self)} {'activity' if len(self) == 1 else 'activities'}"
+        dies = counted(self.network.n_dies, "die")
+        return f"Timeline({activities}: {kinds}; latency {format_time(self.latency_ps)}, {dies})"
 
     def __len__(self) -> int:
         """Number of activities."""

@@ -17,7 +17,8 @@ from scipy.signal import lfilter
 
 from expertstream.errors import TraceError
 from expertstream.trace.latent import Floats, root
-from expertstream.trace.routing import RoutingTrace, by_request
+from expertstream.trace.routing import RoutingTrace, by_request, ranges
+from expertstream.units import counted
 
 MEMORIES = (0.0, 0.3, 0.7, 0.9, 0.97, 0.99)  # correlation of the AR(1) processes from one token to the next
 BLOCK_TOKENS = 8192  # tokens drawn at once
@@ -44,6 +45,10 @@ class LayerCalibration:
     gate_scale: float
     gate_sum: float
 
+    def __repr__(self) -> str:
+        """Its size."""
+        return f"LayerCalibration({counted(self.popularity.size, 'expert')})"
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -63,6 +68,13 @@ class Calibration:
     source: str
     has_weights: bool
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """What it was fitted to, in one line."""
+        return (
+            f"Calibration({self.model}, layers {ranges(self.layer_index)}, {self.top_k} of {self.n_experts} experts, "
+            f"from {self.source})"
+        )
 
     def of_layers(self, layers: Sequence[int]) -> Calibration:
         """Some layers only, in rising order; where layers between are left out, their dependences are chained.

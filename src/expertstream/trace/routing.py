@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from expertstream.errors import ConfigError, TooFewTokensError, TraceError, check_whole, nearest
 from expertstream.trace import npz, parquet
@@ -233,7 +233,7 @@ class RoutingTrace:
         wanted = np.array(sorted(set(layers)), dtype=np.int32)
         if missing := sorted(set(wanted.tolist()) - set(self.layer_index.tolist())):
             raise TraceError(
-                f"{self.source}: layer {missing[0]} is not in the trace; it has {_ranges(self.layer_index)}"
+                f"{self.source}: layer {missing[0]} is not in the trace; it has {ranges(self.layer_index)}"
             )
         at = np.flatnonzero(np.isin(self.layer_index, wanted))
         return replace(
@@ -253,7 +253,7 @@ class RoutingTrace:
         if other := sorted(set(self.layer_index.tolist()) - set(model.moe_layers)):
             raise TraceError(
                 f"the trace of {self.model} has layer {other[0]}, but the MoE layers of {model.name} are "
-                f"{_ranges(np.array(model.moe_layers))}; use a trace of that model"
+                f"{ranges(model.moe_layers)}; use a trace of that model"
             )
 
     def iteration(
@@ -287,7 +287,7 @@ class RoutingTrace:
         """Index of a layer by the model's number. Raises TraceError if it is not in the trace."""
         at = np.flatnonzero(self.layer_index == layer)
         if at.size == 0:
-            raise TraceError(f"{self.source}: layer {layer} is not in the trace; it has {_ranges(self.layer_index)}")
+            raise TraceError(f"{self.source}: layer {layer} is not in the trace; it has {ranges(self.layer_index)}")
         return int(at[0])
 
     @cached_property
@@ -364,7 +364,7 @@ class RoutingTrace:
             what = f"the longest request, {numbers[at]},"
         else:
             if request not in numbers:
-                raise TraceError(f"{self.source}: there is no request {request}; it has {_ranges(numbers)}")
+                raise TraceError(f"{self.source}: there is no request {request}; it has {ranges(numbers)}")
             at = int(np.flatnonzero(numbers == request)[0])
             what = f"request {request}"
         return known[first[at] : first[at] + length[at]], what
@@ -375,19 +375,19 @@ def by_request(request: NDArray[np.int32], position: NDArray[np.int32]) -> NDArr
     return np.lexsort((np.arange(request.size), position, request)).astype(np.int64)
 
 
-def check_moe_layers(layers: Iterable[int], model: str, own: Collection[int]) -> None:
+def check_moe_layers(layers: Iterable[int], model: str, own: Sequence[int]) -> None:
     """Raise ConfigError unless all ``layers`` are among a model's ``own`` MoE layers, each once."""
     seen = set()
     for layer in layers:
         if layer not in own:
-            allowed = _ranges(np.array(own, dtype=np.int32))
+            allowed = ranges(own)
             raise ConfigError(f"layer {layer} is not an MoE layer of {model}; those are {allowed}")
         if layer in seen:
             raise ConfigError(f"layer {layer} is given twice; give each layer once")
         seen.add(layer)
 
 
-def _ranges(numbers: NDArray[np.int32]) -> str:
+def ranges(numbers: ArrayLike) -> str:
     """Distinct numbers in short form, for example "0 to 7, 12"."""
     values = np.unique(numbers)
     parts = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
