@@ -31,7 +31,10 @@ def reproduce_command(
         typer.Option("--traces", metavar="DIR", help="Captures (.npz, .parquet) named MODEL__...; they get own rows."),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Draws of the synthetic routing.")] = 10,
-    full: Annotated[bool, typer.Option("--full", help="Every layer under every seed; ten times as long.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Every layer under every seed; ten times as long, fig14 and fig15 much longer."),
+    ] = False,
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -21,12 +21,13 @@ EVERY: Final = 16
 TOKENS: Final = (16, 64, 256)
 LOAD: Final = (
     "As many clients as tokens per iteration, each of which waits for its answer before it asks again; prompts of 1 to "
-    "31 tokens, answers of 1 to 95: about three quarters of the tokens are decodes. The paper does not say what mix it "
+    "31 tokens, answers of 1 to 95. In the long run three quarters of the tokens are decodes; all clients begin with "
+    "their prompts, so that fewer are in a short run (decode_percent in the table). The paper does not say what mix it "
     "used.",
     f"{ITERATIONS} iterations under each of {SEEDS} seeds. Requests join, run and are deferred at every layer, but "
-    f"experts are simulated at every {EVERY}th MoE layer only, and those after it take the same time. With --full: 100 "
-    "iterations, every layer, all seeds. A request's routing is that of one of 24 generated requests of 64 "
-    "tokens; 24 others train the placements of EP (balanced) and Hydra, which stay the same in all iterations.",
+    f"experts are simulated at every {EVERY}th MoE layer only, and those after it take the same time: an estimate. "
+    "With --full: 100 iterations, every layer, all seeds. A request's routing is that of one of 24 generated requests "
+    "of 64 tokens; 24 others train the placements of EP (balanced) and Hydra, which stay the same in all iterations.",
     "Attention (head-parallel, key-value cache from DDR), router and output head are included under every strategy.",
 )
 
@@ -101,6 +102,7 @@ def iterations_row(point: Point) -> Row:
     training, routing = _routing(point["model"], point["seed"])
     serving = Serving(_parts(point), routing=routing, training=training, experts_every=point["every"])
     report = serving.run()
+    decodes = report["output_tokens"] - report["ttft_ps"]["count"]  # a prompt's last token yields the first
     return {
         "tokens_per_s": report["tokens_per_s"],
         "iteration_ps": report["iteration_ps"]["mean"],
@@ -111,6 +113,7 @@ def iterations_row(point: Point) -> Row:
         "experts_share": report["phase_share"]["experts"],
         "attention_ddr_idle_share": report["phase_share"]["attention"]
         * (1 - report["phase_ddr_utilisation"]["attention"]),
+        "decode_share": decodes / max(1, report["input_tokens"] + decodes),
         "experts_macs": report["phase_macs"]["experts"],
         "experts_ps": report["phase_ps"]["experts"],
     }

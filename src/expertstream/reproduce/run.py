@@ -170,11 +170,20 @@ def _write(study: Study, setting: Setting, rows: Sequence[Row], folder: Path, ra
         "name": study.name,
         "title": study.title,
         "section": study.section,
-        "seeds": setting.seeds,
-        "layers_per_seed": "all" if setting.full else "shared out among the seeds",
+        "seeds": len({row["seed"] for row in rows if "seed" in row}),
+        "layers_per_seed": _layers(setting, rows),
         "traces": [file.name for file in setting.traces],
         "assumptions": list(study.assumptions),
         "claims": [asdict(claim) for claim in claims],
     }
     write_json(about, files[3])
     return Outcome(study, claims, files, len(rows), ran)
+
+
+def _layers(setting: Setting, rows: Sequence[Row]) -> str:
+    """Which layers are simulated under a seed; whole iterations have ``every``, of how many MoE layers one is."""
+    every = sorted({row["every"] for row in rows if "every" in row} - {1})
+    kinds = [f"of whole iterations every {n}th MoE layer" for n in every]
+    if any("every" not in row for row in rows):
+        kinds.insert(0, "all" if setting.full else "shared out among the seeds")
+    return "; ".join(kinds) or "all"
