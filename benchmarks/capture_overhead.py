@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from expertstream import capture
+from expertstream.units import signed
 
 SIZES = {
     "tiny": {"hidden_size": 256, "moe_intermediate_size": 128, "num_hidden_layers": 4, "num_experts": 16},
@@ -39,7 +40,7 @@ def main() -> None:
         plain, hooked = (statistics.median(column) for column in zip(*pairs, strict=True))
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
         cost = 100 * (hooked / plain - 1)
-        print(f"{name} ({parameters:.0f} M parameters, 512 tokens): {1e3 * plain:.1f} ms, {cost:+.1f} %")
+        print(f"{name} ({parameters:.0f} M parameters, 512 tokens): {1e3 * plain:.1f} ms, {signed(cost)} %")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from expertstream.errors import TraceError
 from expertstream.trace import calibrate
 from expertstream.trace.held_out import NAMES, Fold, HeldOut, compare, folds
 from expertstream.trace.routing import GOLDEN_RATIO, MIXES
+from expertstream.units import signed
 
 STRATEGIES = ("ep", "tp", "fse-dp-paired")
 ITERATIONS = {16: 48, 64: 24, 256: 8}
@@ -65,15 +66,15 @@ def latency(model: MoEModel, trace: RoutingTrace, tokens: int, mix: str, strateg
     return float(np.mean(found)) if found else float("nan")
 
 
-def signed(miss: float, limit: float) -> str:
+def bold(miss: float, limit: float) -> str:
     """With its sign, bold beyond the limit."""
-    return "-" if np.isnan(miss) else f"**{miss:+.1f}**" if abs(miss) > limit else f"{miss:+.1f}"
+    return "-" if np.isnan(miss) else f"**{signed(miss)}**" if abs(miss) > limit else signed(miss)
 
 
 def activated_rows(name: str, found: HeldOut) -> list[str]:
     return [
         f"| {name} | {row.mix} | {row.tokens} | {row.uniform:.3f} | {row.held_out:.3f} | {row.twin:.3f} "
-        f"| {signed(100 * row.miss, POINTS)} | {signed(100 * row.worst, POINTS)} | {100 * row.apart:.1f} |"
+        f"| {bold(100 * row.miss, POINTS)} | {bold(100 * row.worst, POINTS)} | {100 * row.apart:.1f} |"
         for row in found.activated
     ]
 
@@ -97,7 +98,7 @@ def latency_rows(name: str, whole: tuple[RoutingTrace, RoutingTrace], parts: lis
             left = misses([(part.held_out, part.twin) for part in parts])
             apart = np.abs(misses([(part.held_out, part.fitted) for part in parts])).max()
             worst = left.reshape(-1)[np.abs(left).argmax()]
-            cells = [signed(miss, 100 * LIMIT) for miss in (*own, *left.mean(axis=0), worst)]
+            cells = [bold(miss, 100 * LIMIT) for miss in (*own, *left.mean(axis=0), worst)]
             rows.append(f"| {name} | {mix} | {tokens} | {' | '.join(cells)} | {apart:.1f} |")
     return rows
 

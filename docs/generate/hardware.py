@@ -14,6 +14,7 @@ from expertstream.schedule.cycles import CYCLE_PS, DECISION_CYCLES, SorterKind, 
 from expertstream.simulate import simulate
 from expertstream.strategy import Options
 from expertstream.trace import packaged_trace
+from expertstream.units import signed
 
 TOKENS, STRATEGY = 16, "fse-dp-paired"
 MODELS = ("qwen3-30b-a3b", "deepseek-moe-16b", "phi-3.5-moe", "yuan2-m32")
@@ -53,7 +54,7 @@ def decisions() -> str:
             options = Options(decision_ps=ps)
             layers = [trace.iteration(TOKENS, layer) for layer in trace.layer_index.tolist()]
             found.append(sum(simulate(model, chip, one, STRATEGY, options=options).latency_ps for one in layers))
-        cells = [f"{ps / 1e9:.3f} ms ({100 * (ps / found[0] - 1):+.3f} %)" for ps in found]
+        cells = [f"{ps / 1e9:.3f} ms ({signed(100 * (ps / found[0] - 1), 3)} %)" for ps in found]
         lines.append(f"| {name} | {found[0] / 1e9:.3f} ms | " + " | ".join(cells[1:]) + " |")
     return "\n".join(lines)
 

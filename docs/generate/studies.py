@@ -14,6 +14,7 @@ from expertstream.reproduce.means import cells
 from expertstream.reproduce.studies.ablation import INGREDIENTS, STEPS, VARIANTS
 from expertstream.reproduce.studies.sensitivity import ADAPTIVE, DDR, OURS, STRATEGIES, d2d_bound, speed
 from expertstream.reproduce.study import Row
+from expertstream.units import signed
 
 WAITS: Final = {
     "ddr": "waits for DDR",
@@ -65,7 +66,7 @@ def ingredients() -> str:
         gains = {
             n: [100 * (found[source, n, without] / found[source, n, with_it] - 1) for source in sources] for n in sizes
         }
-        lines.append([name, *(_ends(gains[n], "+.1f") for n in sizes)])
+        lines.append([name, *(_ends(gains[n], signed) for n in sizes)])
     return _table(["ingredient", *(f"{n} tokens, %" for n in sizes)], lines)
 
 
@@ -89,7 +90,11 @@ def gaps() -> str:
     for (tokens,), mine in cells(_rows("sensitivity"), "tokens").items():
         at = cells(mine, "strategy", "d2d_gb", "ddr_times")
         lines = [
-            [f"`{name}`", str(gb), *(_ends([row["gap"] for row in at[name, gb, times]], ".2f") for times in DDR)]
+            [
+                f"`{name}`",
+                str(gb),
+                *(_ends([row["gap"] for row in at[name, gb, times]], "{:.2f}".format) for times in DDR),
+            ]
             for name in STRATEGIES
             for (gb,) in cells(mine, "d2d_gb")
         ]
@@ -127,9 +132,9 @@ def _spread(row: Row, name: str, digits: int) -> str:
     return f"{mean} ({least} to {most})"
 
 
-def _ends(values: Sequence[float], form: str) -> str:
+def _ends(values: Sequence[float], show: Callable[[float], str]) -> str:
     ordered = sorted(values)
-    return " / ".join(format(value, form) for value in (ordered[0], ordered[len(ordered) // 2], ordered[-1]))
+    return " / ".join(show(value) for value in (ordered[0], ordered[len(ordered) // 2], ordered[-1]))
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

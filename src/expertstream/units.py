@@ -102,6 +102,12 @@ def format_frequency(frequency_hz: float) -> str:
     return f"{frequency_hz / 1e6:.6g} MHz"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign, for example "+1.5", "-0.2"; what rounds to zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things, for example "1 pass", "2 passes"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

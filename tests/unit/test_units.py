@@ -24,6 +24,7 @@ from expertstream.units import (
     parse_bytes,
     parse_frequency_hz,
     parse_time_ps,
+    signed,
 )
 
 TIME_UNITS = "ps, ns, ms, s, us"
@@ -171,6 +172,12 @@ def test_formats() -> None:
 def test_things_are_counted_in_words() -> None:
     assert [counted(n, "die") for n in (0, 1, 2)] == ["0 dies", "1 die", "2 dies"]
     assert [counted(n, "pass") for n in (0, 1, 2)] == ["0 passes", "1 pass", "2 passes"]
+
+
+def test_differences_have_a_sign_unless_they_round_to_zero() -> None:
+    assert [signed(value) for value in (1.25, -0.06, 0.04, -0.04, 0.0, -0.0)] == ["+1.2", "-0.1", *["0.0"] * 4]
+    assert [signed(value, 0) for value in (-0.4, 2.0)] == ["0", "+2"]
+    assert signed(0.0004, 3) == "0.000"
 
 
 @given(st.integers(0, 10**15))

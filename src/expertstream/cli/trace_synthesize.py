@@ -16,7 +16,7 @@ from expertstream.trace import RoutingTrace, calibrate, held_out, load_calibrati
 from expertstream.trace.calibration_file import check_name
 from expertstream.trace.held_out import LIMIT, HeldOut
 from expertstream.trace.synthesis import draw
-from expertstream.units import counted
+from expertstream.units import counted, signed
 
 MAX_TOKENS = 1_000_000
 MOST_FITTED = 2**17  # tokens; a fit looks at half as many, the comparison at all
@@ -179,7 +179,7 @@ def _show(found: HeldOut) -> None:
             row.mix,
             str(row.tokens),
             *(f"{value:.3f}" for value in (row.uniform, row.held_out, row.twin)),
-            *(f"{100 * miss:+.1f}{'' if abs(miss) <= LIMIT else ' !'}" for miss in (row.miss, row.worst)),
+            *(f"{signed(100 * miss)}{'' if abs(miss) <= LIMIT else ' !'}" for miss in (row.miss, row.worst)),
             f"{100 * row.apart:.1f}",
         ]
         for row in found.activated

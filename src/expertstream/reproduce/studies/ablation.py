@@ -15,6 +15,7 @@ from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import MODELS, layer_points, preset_of, row_of, simulated, waits_of
 from expertstream.reproduce.means import cells, mac_percent, mean_of, ratio_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+from expertstream.units import signed
 
 LAYERS: Final = 3
 STEPS: Final = ("A1", "A2", "A3", "A4")
@@ -134,7 +135,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             Claim(
                 "beyond the paper",
                 f"{name}, everything else equal",
-                f"{min(gains):+.1f} to {max(gains):+.1f} % of speed, mean {sum(gains) / len(gains):+.1f} %",
+                f"{signed(min(gains))} to {signed(max(gains))} % of speed, mean {signed(sum(gains) / len(gains))} %",
                 "not comparable",
                 "The paper gives utilisation only",
             )
@@ -169,7 +170,7 @@ def _waits(at: dict[tuple[Any, ...], Row], before: str, after: str, case: tuple[
     cause = more.removeprefix("wait_").removesuffix("_percent").replace("_", " ")
     slower = 100 * (at[after, *case]["latency_ms"] / at[before, *case]["latency_ms"] - 1)
     return (
-        f"{case[0]}, {case[1]} tokens ({slower:+.1f} %): {cause} {at[before, *case][more]:.1f} to "
+        f"{case[0]}, {case[1]} tokens ({signed(slower)} %): {cause} {at[before, *case][more]:.1f} to "
         f"{at[after, *case][more]:.1f} % of the time"
     )
 

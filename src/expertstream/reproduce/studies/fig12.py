@@ -12,6 +12,7 @@ from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import SAMPLING, layer_points, layer_row, with_strategies
 from expertstream.reproduce.means import by_routing, cells, mean_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+from expertstream.units import signed
 
 MIB: Final = 2**20
 BASELINES: Final = ("ep", "hydra")
@@ -72,7 +73,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             peaks = [(at[name, *s]["peak_mb"], at[baseline, *s]["peak_mb"]) for s in settings for baseline in BASELINES]
             mine = [100 * (1 - own_peak / their_peak) for own_peak, their_peak in peaks]
             slower = max(100 * (at[name, *s]["latency_ms"] / at[OURS, *s]["latency_ms"] - 1) for s in settings)
-            cost = f", for {slower:+.0f} % of latency at most" if name == SMALL_NAME else ""
+            cost = f", for {signed(slower, 0)} % of latency at most" if name == SMALL_NAME else ""
             texts.append(f"{label or given + ' it saves '}{min(mine):.0f} to {max(mine):.0f} %{cost}")
             saved += mine
             most = max(most, *(row["most_mb"] for row in own if row["strategy"] == name))

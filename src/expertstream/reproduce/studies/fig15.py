@@ -14,6 +14,7 @@ from expertstream.reproduce.iterations import PAIRED, curve_points, iterations_r
 from expertstream.reproduce.layers import MACS_DONE, SAMPLING, layer_points, layer_row, with_strategies
 from expertstream.reproduce.means import by_routing, cells, interval, mac_percent, mean_of, ratio_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+from expertstream.units import signed
 
 VARIANTS: Final = {
     "fse-dp-naive": "A1 naive",
@@ -145,7 +146,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 
 def _claim(claimed: str, gains: dict[str, list[float]], met: bool, reason: str) -> Claim:
     texts = [
-        f"{label}{min(some):+.1f} to {max(some):+.1f} %, median {sorted(some)[len(some) // 2]:+.1f} %"
+        f"{label}{signed(min(some))} to {signed(max(some))} %, median {signed(sorted(some)[len(some) // 2])} %"
         for label, some in gains.items()
     ]
     ours = f"utilisation {''.join(texts)}"

@@ -25,6 +25,7 @@ from expertstream.reproduce.layers import (
 )
 from expertstream.reproduce.means import cells, mac_percent, mean_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+from expertstream.units import signed
 
 MODEL: Final = "qwen3-30b-a3b"
 TOKENS: Final = 64
@@ -191,7 +192,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         Claim(
             "VI, Fig. 16",
             "With 14 MB, D2D of up to 512 GB/s is needed",
-            f"512 instead of 288 GB/s changes utilisation by {many - few:+.1f} points at 48 GB/s of DDR",
+            f"512 instead of 288 GB/s changes utilisation by {signed(many - few)} points at 48 GB/s of DDR",
             "agrees" if many - few > 1 else "differs",
             "D2D is no bottleneck: a micro-slice passes three links for each time that it is loaded, and a link has 6 "
             "times the bandwidth of a DDR channel even at 48 GB/s",

@@ -11,6 +11,7 @@ from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import MACS_DONE, SAMPLING, layer_points, layer_row, with_strategies
 from expertstream.reproduce.means import cells, mac_percent, mean_of, ratio_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+from expertstream.units import signed
 
 MODEL: Final = "qwen3-30b-a3b"
 TOKENS: Final = (64, 256, 1024)
@@ -78,7 +79,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         use = {(row["strategy"], row["tokens"]): row["mac_percent"] for row in on_4x4}
         parts = [", ".join(f"{kept[name, n]:.0f}" for name in STRATEGIES) + f" % at {n} tokens" for n in TOKENS]
         gains = [100 * (use["hydra", n] / use["ep", n] - 1) for n in TOKENS]
-        percent = ", ".join(f"{gain:+.0f} % at {n} tokens" for gain, n in zip(gains, TOKENS, strict=True))
+        percent = ", ".join(f"{signed(gain, 0)} % at {n} tokens" for gain, n in zip(gains, TOKENS, strict=True))
         least = all(kept["fse-dp-paired", n] >= max(kept["ep", n], kept["hydra", n]) - 0.5 for n in TOKENS)
         out += [
             Claim(

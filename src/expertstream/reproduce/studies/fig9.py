@@ -12,6 +12,7 @@ from expertstream.reproduce import drawing
 from expertstream.reproduce.layers import SAMPLING, layer_points, layer_row, with_strategies
 from expertstream.reproduce.means import by_routing, cells, interval, mean_of, summary
 from expertstream.reproduce.study import Claim, Point, Row, Setting, Study
+from expertstream.units import signed
 
 BASELINES: Final = ("ep", "hydra")
 STRATEGIES: Final = (*BASELINES, "fse-dp", "fse-dp-paired", "tp-per-expert")
@@ -72,7 +73,9 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         gain: dict[int, list[float]] = {}  # of paired load, per cent
         for (model, tokens), row in paired.items():
             gain.setdefault(tokens, []).append(100 * (by_id[model, tokens]["latency_ms"] / row["latency_ms"] - 1))
-        helped.append(label + ", ".join(f"{min(some):+.1f} to {max(some):+.1f} % at {n}" for n, some in gain.items()))
+        helped.append(
+            label + ", ".join(f"{signed(min(some))} to {signed(max(some))} % at {n}" for n, some in gain.items())
+        )
         most_at.append(max(gain, key=lambda tokens: max(gain[tokens])) == min(gain))
     as_claimed = min(every) >= 1.17 and max(every) <= 2.05
     return [
