@@ -108,6 +108,13 @@ def test_the_program_sweeps_and_says_what_it_found(spec: Path, capsys: pytest.Ca
     }
 
 
+def test_an_option_that_changes_nothing_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rings.yaml"
+    file.write_text("model: phi-3.5-moe\nstrategy: tp\ntokens: 1\nfields: {options.rings: [1, 2]}\n")
+    assert run(["sweep", str(file), "-o", str(tmp_path / "out"), "-e", "serial"]) == 0
+    assert capsys.readouterr().err.count("options.rings changes nothing under tp") == 1
+
+
 def test_tables_of_many_fields_cut_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = {"options.rings": "[2, 4]", "options.order": "[id]", "options.redispatch": "[false]"}
     die = {"weight_buffer": "8 MiB", "token_buffer": "4 MiB", "sram_bandwidth": "1638.4 GB/s", "clock": "800 MHz"}

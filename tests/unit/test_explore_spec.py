@@ -195,3 +195,39 @@ def test_fields_that_name_documents_and_traces_are_loaded_once(tmp_path: Path) -
     inputs = Inputs(spec)
     assert len(jobs_of(inputs, points_of(spec))) == 8
     assert sorted(inputs.documents["package"]) == ["3x3", "test-chip-2x2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("strategy: tp\nfields: {options.rings: [1, 2]}\n", ["options.rings changes nothing under tp"]),
+        (
+            "fields: {strategy: [ep, fse-dp, tp], options.rings: [1, 2], options.placement: [best]}\n",
+            ["options.rings changes nothing under ep, tp", "options.placement changes nothing under fse-dp, tp"],
+        ),
+        (
+            "fields: {options.lead_time: [10 us], tokens: [4]}\n",
+            ["options.lead_time changes nothing, as nothing is predicted; vary options.prediction, too"],
+        ),
+        ("fields: {options.lead_time: [10 us], options.prediction: [0.8], options.depth: [2]}\n", []),
+    ],
+)
+def test_options_that_change_nothing_are_said_once(tmp_path: Path, text: str, said: list[str]) -> None:
+    assert spec_of(tmp_path, text).without_effect() == said
+
+
+def test_a_prediction_may_be_written_as_a_number() -> None:
+    assert [parse_value("options.prediction", value) for value in (0.8, 1, "0.8", "trace", None)] == [
+        "0.8",
+        "1",
+        "0.8",
+        "trace",
+        None,
+    ]
+    for wrong in (1.5, 0, "routes", float("nan")):
+        with pytest.raises(
+            ConfigError, match=r"^options\.prediction: must be an accuracy above 0 and up to 1, or trace"
+        ):
+            parse_value("options.prediction", wrong)
+    with pytest.raises(ConfigError, match=r"^options\.rings: '3' is unknown; allowed: 1, 2, 4"):
+        parse_value("options.rings", 3)

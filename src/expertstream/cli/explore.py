@@ -54,6 +54,7 @@ def sweep_command(
     Example: expertstream sweep examples/sweep.yaml --output results
     """
     wanted = load_sweep(spec)
+    say_without_effect(wanted)
     where = make_executor(executor, workers=workers, address=address)
     folder = output or Path(spec.stem)
     announce_compilation()
@@ -88,6 +89,7 @@ def search_command(
     Example: expertstream search examples/search.yaml --output designs
     """
     wanted = load_search(spec)
+    say_without_effect(wanted)
     where = make_executor(executor, workers=workers, address=address)
     folder = output or Path(spec.stem)
     announce_compilation()
@@ -177,6 +179,12 @@ def recommend_command(
         f"\n{found.search.table.num_rows} designs were simulated; all of them are in {found.folder / RESULTS};"
         f" pictures: expertstream plot {found.folder}"
     )
+
+
+def say_without_effect(spec: Base) -> None:
+    """Remark on options that are varied and change nothing."""
+    for text in spec.without_effect():
+        remark(text)
 
 
 def say_damaged(files: tuple[str, ...]) -> None:

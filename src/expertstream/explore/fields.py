@@ -15,7 +15,15 @@ from expertstream.package import Package
 from expertstream.package.technology import Constant, Technology
 from expertstream.schedule import ORDERS
 from expertstream.strategy import get_strategy
-from expertstream.strategy.plan import LAYOUTS, LONGEST_PS, PLACEMENTS
+from expertstream.strategy.plan import (
+    FROM_TRACE,
+    LAYOUTS,
+    LONGEST_PS,
+    PLACEMENTS,
+    RINGS,
+    is_prediction,
+    parse_prediction,
+)
 from expertstream.trace.routing import MIXES
 from expertstream.units import TimePs, between, format_bandwidth, format_bytes, format_frequency, format_time
 from expertstream.workload import SPREADS
@@ -61,12 +69,13 @@ _QUANTITIES: Final = {
     "lead_time": ("time", format_time, "10 us"),
     "clock": ("frequency", format_frequency, "800 MHz"),
 }
-_CHOICES: Final = {
+_CHOICES: Final[dict[str, tuple[Value, ...]]] = {
     "mix": MIXES,
     "spread": SPREADS,
     "options.placement": (*PLACEMENTS, "best"),
     "options.order": tuple(ORDERS),
     "options.layout": LAYOUTS,
+    "options.rings": RINGS,
 }
 
 
@@ -86,6 +95,8 @@ def parse_value(path: str, value: object) -> Value:
         ConfigError: the field is unknown, or cannot have the value (a unit is missing, out of range, of another type).
     """
     kind = _kind(path)
+    if path == "options.prediction" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)  # a column has one type, and "trace" is a text
     try:
         parsed = TypeAdapter(kind).validate_python(value, context={"from_file": True})
     except ValidationError as error:
@@ -98,8 +109,11 @@ def parse_value(path: str, value: object) -> Value:
         get_strategy(str(parsed))
     allowed = _CHOICES.get(path)
     if allowed and parsed not in allowed:
-        known = f"{nearest(str(parsed), allowed) or ';'} allowed: {', '.join(allowed)}"
+        texts = [str(one) for one in allowed]
+        known = f"{nearest(str(parsed), texts) or ';'} allowed: {', '.join(texts)}"
         raise ConfigError(f"{path}: '{parsed}' is unknown{known}")
+    if path == "options.prediction" and parsed is not None and not is_prediction(parse_prediction(str(parsed))):
+        raise ConfigError(f"{path}: must be an accuracy above 0 and up to 1, or {FROM_TRACE} (given: {parsed})")
     if path in ("tokens", "options.micro_slices", "options.depth") and parsed is not None and parsed < 1:
         raise ConfigError(f"{path}: must be at least 1 (given: {parsed})")
     return parsed  # type: ignore[no-any-return]

@@ -17,7 +17,8 @@ from expertstream.explore.conditions import check_kinds, check_together
 from expertstream.explore.expressions import Expression
 from expertstream.explore.fields import Value, field_paths, kind_of, parse_value
 from expertstream.explore.rows import result_columns
-from expertstream.strategy import DEFAULT
+from expertstream.strategy import DEFAULT, get_strategy
+from expertstream.strategy.base import CHOICES, unused
 
 MAX_POINTS: Final = 5_000_000
 _FROZEN = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -147,6 +148,20 @@ class Base(BaseModel):
         """Inputs that are not varied, by path."""
         own = ("model", "package", "technology", "trace", "strategy", "tokens", "layer", "mix", "spread")
         return {name: getattr(self, name) for name in own if name not in self.fields}
+
+    def without_effect(self) -> list[str]:
+        """What is said of varied options that change nothing under some of the strategies."""
+        names = next((axis.values for axis in self.axes if axis.path == "strategy"), (self.strategy,))
+        strategies = [get_strategy(str(name)) for name in names]
+        said = []
+        for path in self.fields:
+            name = path.removeprefix("options.")
+            under = [strategy.name for strategy in strategies if name in CHOICES and unused([name], [strategy])]
+            if path != name and under:
+                said.append(f"{path} changes nothing under {', '.join(under)}")
+        if "options.lead_time" in self.fields and "options.prediction" not in self.fields:
+            said.append("options.lead_time changes nothing, as nothing is predicted; vary options.prediction, too")
+        return said
 
     def digest(self, documents: Iterable[str] = ()) -> str:
         """A hash of what decides the results: the specification, and the files' contents."""

@@ -92,7 +92,7 @@ class Options:
             raise ConfigError(f"training is {self.training!r}; it must be of type RoutingTrace, or left out")
         if not callable(self.scheduler):
             raise ConfigError(f"scheduler is {self.scheduler!r}; it must make a scheduler, as SoftwareScheduler does")
-        if not (self.prediction is None or _is_prediction(self.prediction)):
+        if not (self.prediction is None or is_prediction(self.prediction)):
             raise ConfigError(
                 f"prediction is {self.prediction!r}; allowed: an accuracy above 0 and up to 1, such as 0.8, or "
                 f"'{FROM_TRACE}'"
@@ -115,7 +115,8 @@ def _check_number(name: str, value: int | None, least: int, most: int | None, al
         raise ConfigError(f"{name} is {value}; it must be {allowed}")
 
 
-def _is_prediction(value: object) -> bool:
+def is_prediction(value: object) -> bool:
+    """Whether ``Options.prediction`` may have the value: an accuracy above 0 and up to 1, or "trace"."""
     if isinstance(value, str):
         return value == FROM_TRACE
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
