@@ -61,7 +61,11 @@ FAULTS: dict[str, tuple[Faults, dict[str, object]]] = {  # and the whole package
     ),
     "slow channels": (
         Faults(channels=tuple(ChannelFault(channel=c, bandwidth_bytes_per_s=10**8) for c in (0, 1))),
-        {"speed": 10**8},
+        {"speeds": (10**8, 10**8)},
+    ),
+    "one slow channel": (
+        Faults(channels=(ChannelFault(channel=1, bandwidth_bytes_per_s=10**8),)),
+        {"speeds": (None, 10**8)},
     ),
 }
 
@@ -76,9 +80,9 @@ def test_the_bound_of_a_damaged_package_is_that_of_a_whole_one_of_the_same_parts
     chip = Package.preset("test-chip-2x2")
     chip = chip.replace(rows=1, cols=2, channels=chip.channels[:2], **{"die.macs_per_cycle": macs_per_cycle})
     channels = [chip.channels[c] for c in whole.get("channels", (0, 1))]
-    if "speed" in whole:
-        channels = [c.model_copy(update={"bandwidth_bytes_per_s": whole["speed"]}) for c in channels]
-    changes = {name: value for name, value in whole.items() if name not in ("channels", "speed")}
+    for at, speed in enumerate(whole.get("speeds", ())):
+        channels[at] = channels[at].model_copy(update={"bandwidth_bytes_per_s": speed} if speed else {})
+    changes = {name: value for name, value in whole.items() if name not in ("channels", "speeds")}
     left = chip.replace(**{**changes, "channels": tuple(channels)})
     routing = routing_of(model, 20, 1.0, 0)
     bounds = [
