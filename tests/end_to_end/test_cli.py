@@ -565,6 +565,34 @@ def test_bad_options(arguments: list[str], message: str, small: str, capsys: pyt
     assert _files() == ["config.json"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["compare", "config.json", "-o", "config.json"], "config.json"),
+        (["compare", ".", "-o", "./config.json"], "config.json"),
+        (["compare", "config.json", "-t", "t.npz", "--html", "t.npz"], "t.npz"),
+        (["compare", "config.json", "--strategy", "own.py:Own", "-o", "own.py"], "own.py"),
+        (["simulate", "config.json", "-p", "mine.yaml", "--html", "mine.yaml"], "mine.yaml"),
+        (["simulate", "config.json", "-s", "own.py:Own", "--perfetto", "own.py"], "own.py"),
+        (["trace", "inspect", "t.npz", "--html", "t.npz"], "t.npz"),
+        (["trace", "import", "t.parquet", "-o", "t.parquet"], "t.parquet"),
+        (["trace", "synthesize", "--like", "t.parquet", "-o", "t.parquet"], "t.parquet"),
+        (["trace", "synthesize", "--like", "t.npz", "-o", "new.parquet", "--save-calibration", "t.npz"], "t.npz"),
+        (["trace", "capture", "--model", "m", "--text", "t.parquet", "-o", "t.parquet"], "t.parquet"),
+    ],
+)
+def test_nothing_that_is_read_is_written_over(
+    arguments: list[str], output: str, small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npz("t.npz")
+    for name in ("t.parquet", "own.py", "mine.yaml"):
+        Path(name).write_text(PACKAGE)
+    before = Path(output).read_bytes()
+    assert run(arguments) == 2
+    _one_message(capsys, "is read, and would be written over; give the output another name")
+    assert Path(output).read_bytes() == before
+
+
 TRACES = {
     "an expert out of range": ({"experts": np.full((40, 2, 2), [3, 8])}, "expert id 8 of token 0, layer 0 is out of"),
     "an expert twice": ({"experts": np.full((40, 2, 2), [3, 3])}, "token 0 chose expert 3 twice"),

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +97,9 @@ def test_ctrl_c_says_how_to_go_on(
 
 KILLED = """
 import os, signal, sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from expertstream.cli.main import run
 
 whole, writes = Path.write_text, 0
@@ -211,6 +215,47 @@ def test_resume_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         "error: there is no checkpoint 'none.json' to go on from; begin without --resume\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: {"format": state["format"]}, "belongs to another scenario, model, package"),
+        (lambda state: {name: state[name] for name in ("format", "identity")}, "the checkpoint 'c.json' is damaged"),
+        (lambda state: state | {"tally": []}, "the checkpoint 'c.json' is damaged; start anew with another"),
+        (lambda state: state | {"running": [{}]}, "the checkpoint 'c.json' is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_message(
+    damage: Callable[[dict[str, Any]], Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["serve-sim", "run.yaml", "--checkpoint", "c.json", "--iterations", "2"]
+    assert run(command) == 0
+    capsys.readouterr()
+    Path("c.json").write_text(json.dumps(damage(json.loads(Path("c.json").read_text()))))
+    assert run([*command, "--resume"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--every", "5"], "--every is 5, but nothing is written; give --checkpoint FILE, too"),
+        (
+            ["--perfetto-iteration", "2"],
+            "--perfetto-iteration is 2, but nothing is recorded; give --perfetto FILE, too",
+        ),
+        (["--checkpoint", "."], "cannot write '.': it is a folder; give the name of a file"),
+        (["--html", "run.yaml"], "'run.yaml' is read, and would be written over; give the output another name"),
+    ],
+)
+def test_options_that_do_not_go_alone(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("run.yaml").read_text()
+    assert run(["serve-sim", "run.yaml", *given]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert Path("run.yaml").read_text() == before
 
 
 def test_a_key_that_changes_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:

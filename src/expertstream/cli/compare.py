@@ -59,7 +59,7 @@ def compare_command(
 
     Example: expertstream compare qwen3-30b-a3b --package test-chip-2x2 --tokens 16,64,256
     """
-    inputs.check_outputs(output, html)
+    inputs.check_outputs(output, html, read=(model, package, trace, *(own or ())))
     moe = inputs.load_model(model)
     chips = run.with_buffers(inputs.load_package(package))
     given = [*inputs.names(strategies), *(own or [])]

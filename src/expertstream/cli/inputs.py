@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -162,12 +162,22 @@ def say_unused(run: RunOptions, strategies: Sequence[Strategy]) -> None:
         remark(f"--{name.replace('_', '-')} changes nothing under {under}")
 
 
-def check_outputs(*files: Path | None) -> None:
-    """Raise ConfigError if a file cannot be written, or two of them are one."""
+def check_outputs(*files: Path | None, read: Iterable[str | Path | None] = ()) -> None:
+    """Raise ConfigError if a file cannot be written, two of them are one, or one is read, too.
+
+    Args:
+        read: what may be files that the command reads; a model's may be its folder, and a strategy's is what stands
+            before the last colon.
+    """
+    names = [str(one) for one in read if one is not None]
+    sources = {Path(name).resolve() for text in names for name in (text, text.rpartition(":")[0]) if name}
+    sources |= {folder / "config.json" for folder in sources}
     places: dict[Path, Path] = {}
     for file in files:
         if file is not None:
             check_writable(file)
+            if file.is_file() and file.resolve() in sources:
+                raise ConfigError(f"'{file}' is read, and would be written over; give the output another name")
             if places.setdefault(file.resolve(), file) is not file and not file.is_char_device():
                 raise ConfigError(f"'{file}' is given for two outputs; give each a file of its own")
 

@@ -11,12 +11,15 @@ from expertstream.cli import inputs
 from expertstream.cli.console import announce_compilation, facts, print_json, progress, remark, stdout, table
 from expertstream.config import load_config
 from expertstream.errors import ConfigError
+from expertstream.files import check_writable
 from expertstream.report.html import write_serving_html
 from expertstream.serving.scenario import Scenario
 from expertstream.serving.serve import Parts, Serving
 from expertstream.strategy import get_strategy
 from expertstream.strategy.base import CHOICES, unused
 from expertstream.units import counted, format_bytes, format_time
+
+EVERY = 50  # iterations between checkpoints
 
 
 def serve_command(
@@ -29,7 +32,7 @@ def serve_command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Write the state to this file as the run goes on."),
     ] = None,
-    every: Annotated[int, typer.Option("--every", min=1, help="Iterations between checkpoints.")] = 50,
+    every: Annotated[int | None, typer.Option("--every", min=1, help="Iterations between checkpoints. [50]")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint; the result is that of an unbroken run.")
     ] = False,
@@ -39,8 +42,8 @@ def serve_command(
         typer.Option("--perfetto", metavar="FILE", help="Write the timeline of one iteration for ui.perfetto.dev."),
     ] = None,
     recorded: Annotated[
-        int, typer.Option("--perfetto-iteration", min=1, help="Number of that iteration, from 1 on.")
-    ] = 1,
+        int | None, typer.Option("--perfetto-iteration", min=1, help="Number of that iteration, from 1 on. [1]")
+    ] = None,
     no_reuse: Annotated[
         bool, typer.Option("--no-reuse", help="Simulate every block, also those that equal an earlier one.")
     ] = False,
@@ -52,7 +55,13 @@ def serve_command(
     """
     if resume and checkpoint is None:
         raise ConfigError("--resume needs --checkpoint FILE, the file to continue from")
+    if every is not None and checkpoint is None:
+        raise ConfigError(f"--every is {every}, but nothing is written; give --checkpoint FILE, too")
+    if recorded is not None and perfetto is None:
+        raise ConfigError(f"--perfetto-iteration is {recorded}, but nothing is recorded; give --perfetto FILE, too")
+    every, recorded = every or EVERY, recorded or 1
     if checkpoint is not None:
+        check_writable(checkpoint)
         if checkpoint.exists() and not resume:
             raise ConfigError(
                 f"the checkpoint '{checkpoint}' is there already; go on from it with --resume, give another file, or "
@@ -60,8 +69,9 @@ def serve_command(
             )
         if resume and not checkpoint.exists():
             raise ConfigError(f"there is no checkpoint '{checkpoint}' to go on from; begin without --resume")
-    inputs.check_outputs(checkpoint, html, perfetto)
     loaded = load_config(scenario, Scenario)
+    named = (loaded.model, loaded.package, loaded.technology, loaded.strategy, loaded.trace, loaded.requests.file)
+    inputs.check_outputs(checkpoint, html, perfetto, read=(scenario, *named))
     if iterations is not None:
         loaded = loaded.model_copy(update={"iterations": iterations})
     parts = Parts(

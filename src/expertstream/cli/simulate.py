@@ -51,7 +51,7 @@ def simulate_command(
 
     Example: expertstream simulate qwen3-30b-a3b --strategy fse-dp-paired --tokens 256 --prove --html run.html
     """
-    inputs.check_outputs(perfetto, html)
+    inputs.check_outputs(perfetto, html, read=(model, package, trace, technology, strategy))
     chosen = get_strategy(strategy)
     rtl = rtl_schedulers() if inputs.one_of("--scheduler", scheduler, ("software", "rtl")) == "rtl" else None
     moe = inputs.load_model(model)

@@ -14,7 +14,6 @@ from expertstream.cli.console import facts, print_json, progress, stdout, table
 from expertstream.cli.trace_capture import capture_command
 from expertstream.cli.trace_import import import_command
 from expertstream.cli.trace_synthesize import synthesize_command
-from expertstream.files import check_writable
 from expertstream.report import trace_page
 from expertstream.trace import RoutingTrace, npz, skew, statistics
 from expertstream.trace.importers.arrays import counts_of as counts_in
@@ -48,8 +47,7 @@ def inspect_command(
 
     Example: expertstream trace inspect trace.parquet --html trace.html
     """
-    if html is not None:
-        check_writable(html)
+    inputs.check_outputs(html, read=[file])
     if file.suffix == ".npz" and file.is_file() and "experts" not in npz.array_names(file):
         _inspect_counts(file, json)
         return

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from expertstream.cli.console import Report, print_json, progress
-from expertstream.cli.inputs import JsonOption
+from expertstream.cli.inputs import JsonOption, check_outputs
 from expertstream.errors import ConfigError, TraceError
-from expertstream.files import check_writable
 from expertstream.trace.capture import capture
 from expertstream.trace.parquet import writer_like
 from expertstream.units import counted
@@ -45,7 +44,7 @@ def capture_command(
             raise ConfigError(f"--{option} is {value}; it must be {least} or more")
     if output.suffix != ".parquet":
         raise TraceError(f"'{output}' is not a name for a trace; it must end in .parquet")
-    check_writable(output)
+    check_outputs(output, read=(text, dataset_file))
     prompts = _prompts(text, dataset_file)
     with progress("capturing") as report:
         document = _run(model, prompts, max_tokens, generate, batch_size, device, output, report)

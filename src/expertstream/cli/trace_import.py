@@ -9,9 +9,8 @@ import numpy as np
 import typer
 
 from expertstream.cli.console import facts, print_json, progress, remark, stdout
-from expertstream.cli.inputs import JsonOption, load_model
+from expertstream.cli.inputs import JsonOption, check_outputs, load_model
 from expertstream.errors import TraceError
-from expertstream.files import check_writable
 from expertstream.trace.importers import FORMATS, import_trace
 from expertstream.units import counted
 
@@ -48,7 +47,7 @@ def import_command(
     if output is not None:
         if output.suffix != ".parquet":
             raise TraceError(f"'{output}' is not a name for a trace; it must end in .parquet")
-        check_writable(output)
+        check_outputs(output, read=files)
     moe = load_model(model) if model is not None else None
     with progress("reading"):
         found = import_trace(

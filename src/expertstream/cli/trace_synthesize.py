@@ -11,7 +11,6 @@ import typer
 from expertstream.cli import inputs
 from expertstream.cli.console import print_json, progress, remark, stdout, table
 from expertstream.errors import ConfigError, TraceError
-from expertstream.files import check_writable
 from expertstream.trace import RoutingTrace, calibrate, held_out, load_calibration, save_calibration, synthesize
 from expertstream.trace.calibration_file import check_name
 from expertstream.trace.held_out import LIMIT, HeldOut
@@ -90,10 +89,9 @@ def synthesize_command(
         if like is None:
             raise ConfigError("--save-calibration was given without --like; nothing is fitted then")
         check_name(save)
-        check_writable(save)
     if output.suffix != ".parquet":
         raise TraceError(f"'{output}' is not a name for a trace; it must end in .parquet")
-    check_writable(output)
+    inputs.check_outputs(output, save, read=(like, calibration))
     if seed < 0:
         raise ConfigError(f"--seed is {seed}; it must not be negative")
     for option, number in (("--requests", requests), ("--tokens-per-request", tokens_per_request)):

@@ -205,12 +205,15 @@ class Serving:
             raise ConfigError(f"'{path}' is not a checkpoint: it is not valid JSON") from None
         if not isinstance(state, dict) or state.get("format") != STATE:
             raise ConfigError(f"'{path}' is not a checkpoint of this version (format {STATE})")
-        if state["identity"] != self.parts.identity():
+        if state.get("identity") != self.parts.identity():
             raise ConfigError(
                 f"the checkpoint '{path}' belongs to another scenario, model, package, trace or strategy; resume with "
                 "the same files, or start anew with another checkpoint file"
             )
-        self.server.restore(state)
+        try:
+            self.server.restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ConfigError(f"the checkpoint '{path}' is damaged; start anew with another checkpoint file") from None
 
     def report(self) -> dict[str, Any]:
         """Everything that the run says, as plain JSON types; the same for the same scenario, however it was run."""
