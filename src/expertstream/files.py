@@ -27,6 +27,8 @@ def check_writable(path: str | os.PathLike[str], error: type[ExpertStreamError] 
 def _obstacle(file: Path) -> str | None:
     if file.is_dir():
         return "it is a folder; give the name of a file"
+    if file.parent.exists() and not file.parent.is_dir():
+        return f"'{file.parent}' is a file, not a folder"
     if not file.parent.is_dir():
         return f"there is no folder '{file.parent}'; create it first"
     if not os.access(file if file.exists() and not file.is_file() else file.parent, os.W_OK):
@@ -39,7 +41,8 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot use '{path}' as a folder: {error.strerror}; give another one") from None
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigError(f"cannot use '{path}' as a folder: {reason}; give another one") from None
     return Path(path)
 
 

@@ -548,7 +548,14 @@ BAD = {
     ),
     "seed": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--seed", "-1"], "--seed is -1"),
     "long trace": (["trace", "synthesize", "{model}", "-o", "t.parquet", "--requests", "9999999"], "ask for fewer"),
-    "demo over a file": (["demo", "-o", "config.json"], "cannot use 'config.json' as a folder: File exists"),
+    "demo over a file": (["demo", "-o", "config.json"], "cannot use 'config.json' as a folder: it is a file"),
+    "output below a file": (
+        ["compare", "{model}", "-o", "config.json/c.json"],
+        "cannot write 'config.json/c.json': 'config.json' is a file, not a folder",
+    ),
+    "seed of an import": (["trace", "import", "config.json", "--seed", "-1"], "--seed is -1; it must not be negative"),
+    "YAML and JSON": (["package", "show", "3x3", "--yaml", "--json"], "--yaml and --json were given; choose one of"),
+    "YAML and JSON of a model": (["model", "show", "{model}", "--yaml", "--json"], "choose one of them"),
     "argument left out": (["compare"], "Missing argument 'MODEL'. See: expertstream compare --help"),
     "unknown option": (["compare", "{model}", "--tokenz", "5"], "No such option: --tokenz"),
     "unknown command": (
@@ -563,6 +570,26 @@ def test_bad_options(arguments: list[str], message: str, small: str, capsys: pyt
     assert run([small if part == "{model}" else part for part in arguments]) == 2
     _one_message(capsys, message)
     assert _files() == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trace", "inspect", "dir.parquet"], "'dir.parquet' is a folder"),
+        (["trace", "import", "dir.parquet"], "'dir.parquet' is a folder; name the files"),
+        (
+            ["trace", "capture", "--model", "dir.parquet", "--text", "s.yaml", "-o", "t.parquet"],
+            "the folder 'dir.parquet' holds no model: there is no config.json in it",
+        ),
+        (["sweep", "s.yaml", "-e", "serial", "-j", "3"], "--workers is 3, but --executor serial has one"),
+    ],
+)
+def test_a_folder_in_place_of_a_file(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dir.parquet").mkdir()
+    Path("s.yaml").write_text("model: phi-3.5-moe\nfields: {tokens: [1]}\n")
+    assert run(arguments) == 2
+    _one_message(capsys, message)
+    assert _files() == ["dir.parquet", "s.yaml"]
 
 
 @pytest.mark.parametrize(

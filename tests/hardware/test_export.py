@@ -68,7 +68,7 @@ def test_the_same_sizes_give_the_same_files(exported: Path, tmp_path: Path, caps
             ["rtl", "export", "--sorter", "stages"],
             "the scheduler's sorter is 'stages'; did you mean 'stage'? Allowed: parallel, stage, serial",
         ),
-        (["rtl", "export", "-o", "pyproject.toml"], "cannot use 'pyproject.toml' as a folder: File exists"),
+        (["rtl", "export", "-o", "pyproject.toml"], "cannot use 'pyproject.toml' as a folder: it is a file"),
     ],
 )
 def test_bad_sizes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,12 +204,24 @@ def test_what_cannot_be_drawn_is_left_out_or_refused(tmp_path: Path, capsys: pyt
         (["--x", "tokens", "--y", "tokens"], "--x and --y are both 'tokens'; give two fields"),
         (["--value", "latency"], "--value 'latency' is no result; did you mean 'latency_ps'?"),
         (["--point", "77"], "--point 77 is no point that ran"),
+        (["--format", ""], "--format names none; allowed: png, svg, html"),
+        (["--kind", ","], "--kind names none; allowed: heatmap, pareto, parallel, tornado"),
     ],
 )
 def test_bad_calls(folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plot", str(folder), *options, "-o", str(folder / "no")]) == 2
     assert message in capsys.readouterr().err
     assert not (folder / "no").exists()
+
+
+def test_wishes_for_what_is_not_drawn_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wishes = ["--x", "tokens", "--point", "0", "-f", "png", "-o", str(tmp_path / "out")]
+    assert run(["plot", str(folder), "--kind", "parallel", *wishes]) == 0
+    err = capsys.readouterr().err
+    assert "--x changes nothing: no heatmap was asked for" in err
+    assert "--point changes nothing: no tornado was asked for" in err
 
 
 def test_folders_without_results(tmp_path: Path, folder: Path) -> None:

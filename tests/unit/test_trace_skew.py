@@ -111,6 +111,10 @@ def test_inspect_shows_loads_and_counts(
     np.savez("c.npz", counts=np.arange(1, 25).reshape(1, 3, 8), top_k=2)
     assert run(["trace", "inspect", "c.npz"]) == 0
     assert "counts only: no locality, no loads" in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    assert run(["trace", "inspect", "c.npz", "--html", str(page)]) == 0
+    assert f"{page} was not written: the file holds counts only" in capsys.readouterr().err
+    assert not page.exists()
     assert run(["trace", "inspect", "c.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["popularity"]["gini"] > 0.1
     assert run(["trace", "inspect", "t.parquet", "--html", "no/t.html"]) == 2

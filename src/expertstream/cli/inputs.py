@@ -203,8 +203,10 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def print_yaml(room: str, text: str | None, load: Callable[[str], object]) -> None:
-    """Print the YAML of a preset or a file once ``load`` has checked it. Raises ConfigError."""
+def print_yaml(room: str, text: str | None, load: Callable[[str], object], *, json: bool) -> None:
+    """Print the YAML of a preset or a file once ``load`` has checked it. Raises ConfigError, also for ``json``, too."""
+    if json:
+        raise ConfigError("--yaml and --json were given; choose one of them")
     if text is None:
         raise ConfigError("--yaml shows one preset or file; name it")
     load(text)

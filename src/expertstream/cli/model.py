@@ -32,7 +32,7 @@ def show_command(
     Example: expertstream model show qwen3-30b-a3b
     """
     if yaml:
-        print_yaml("model", model, load_model)
+        print_yaml("model", model, load_model, json=json)
         return
     shown = [load_model(model)] if model is not None else [MoEModel.preset(name) for name in MoEModel.preset_names()]
     if json:

@@ -33,7 +33,7 @@ def show_command(
     Example: expertstream package show test-chip-2x2 --yaml > my-package.yaml
     """
     if yaml:
-        print_yaml("package", package, load_package)
+        print_yaml("package", package, load_package, json=json)
         return
     shown = [load_package(package)] if package is not None else [Package.preset(n) for n in Package.preset_names()]
     if json:
@@ -74,7 +74,7 @@ def technology_command(
     Example: expertstream package technology 5nm --yaml > my-process.yaml
     """
     if yaml:
-        print_yaml("package/technology", technology, load_technology)
+        print_yaml("package/technology", technology, load_technology, json=json)
         return
     profile = load_technology(technology)
     if json:

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from expertstream.cli import inputs
-from expertstream.cli.console import facts, print_json, progress, stdout, table
+from expertstream.cli.console import facts, print_json, progress, remark, stdout, table
 from expertstream.cli.trace_capture import capture_command
 from expertstream.cli.trace_import import import_command
 from expertstream.cli.trace_synthesize import synthesize_command
@@ -50,6 +50,8 @@ def inspect_command(
     inputs.check_outputs(html, read=[file])
     if file.suffix == ".npz" and file.is_file() and "experts" not in npz.array_names(file):
         _inspect_counts(file, json)
+        if html is not None:
+            remark(f"{html} was not written: the file holds counts only, of which there are no pictures")
         return
     with progress("measuring") as report:
         trace = RoutingTrace.open(file)

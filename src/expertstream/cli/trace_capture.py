@@ -58,6 +58,11 @@ def capture_command(
         )
 
 
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 def _prompts(text: Path | None, dataset_file: Path | None) -> list[str]:
     path = text or dataset_file
     try:
@@ -83,6 +88,8 @@ def _run(
     report: Report,
 ) -> dict[str, Any]:
     """Capture batch by batch, each of which is written before the next; returns what the file holds."""
+    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        raise ConfigError(f"the folder '{name}' holds no model: there is no config.json in it")
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -93,7 +100,7 @@ def _run(
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").eval()
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"cannot load the model '{name}': {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"cannot load the model '{name}': {_in_one_line(error)}") from None
     tokenizer.padding_side = "left"  # so that generation continues the prompt
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

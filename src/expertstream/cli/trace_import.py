@@ -10,7 +10,7 @@ import typer
 
 from expertstream.cli.console import facts, print_json, progress, remark, stdout
 from expertstream.cli.inputs import JsonOption, check_outputs, load_model
-from expertstream.errors import TraceError
+from expertstream.errors import ConfigError, TraceError
 from expertstream.trace.importers import FORMATS, import_trace
 from expertstream.units import counted
 
@@ -48,11 +48,11 @@ def import_command(
         if output.suffix != ".parquet":
             raise TraceError(f"'{output}' is not a name for a trace; it must end in .parquet")
         check_outputs(output, read=files)
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; it must not be negative")
     moe = load_model(model) if model is not None else None
     with progress("reading"):
-        found = import_trace(
-            *files, model=moe, format=format, n_experts=experts, top_k=top_k, tokens=tokens, seed=max(seed, 0)
-        )
+        found = import_trace(*files, model=moe, format=format, n_experts=experts, top_k=top_k, tokens=tokens, seed=seed)
     trace = found.trace
     if output is not None:
         trace.save(output)

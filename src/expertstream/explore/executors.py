@@ -73,6 +73,8 @@ def make_executor(kind: str, *, workers: int | None = None, address: str | None 
         raise ConfigError(f"--address is for --executor dask, not {kind}")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers is {workers}; it must be at least 1")
+    if kind == "serial" and workers not in (None, 1):
+        raise ConfigError(f"--workers is {workers}, but --executor serial has one; leave one of them out")
     if address is not None and workers is not None:
         raise ConfigError("--workers is for a cluster of this machine; the scheduler at --address has its own workers")
     n = workers or len(os.sched_getaffinity(0))

@@ -168,7 +168,7 @@ class RoutingTrace:
                 "one with 'expertstream trace import'"
             )
         if not file.is_file():
-            raise TraceError(f"there is no trace file '{path}'")
+            raise TraceError(f"'{path}' is a folder" if file.is_dir() else f"there is no trace file '{path}'")
         if file.suffix == ".parquet":
             return cls(**parquet.read(file, layers, requests))
         trace = cls(**npz.read(file))

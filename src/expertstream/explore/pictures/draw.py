@@ -73,11 +73,13 @@ def draw_pictures(
         ConfigError: an unknown kind or format, a wish that the results cannot fulfil, files that cannot be written, or
             nothing that can be drawn.
     """
-    for option, given, known in (("--kind", kinds or (), KINDS), ("--format", formats, FORMATS)):
-        for name in given:
+    for option, given, known in (("--kind", kinds, KINDS), ("--format", formats, FORMATS)):
+        for name in given or ():
             if name not in known:
                 allowed = f"{nearest(name, known) or ';'} allowed: {', '.join(known)}"
                 raise ConfigError(f"{option} '{name}' is unknown{allowed}")
+        if given is not None and not given:
+            raise ConfigError(f"{option} names none; allowed: {', '.join(known)}")
     wishes = wishes or Wishes()
     pictures: list[tuple[str, Data]] = []
     left_out: list[str] = []
@@ -89,6 +91,10 @@ def draw_pictures(
             if kinds or asked or (kind == "tornado" and wishes.point is not None):
                 raise
             left_out.append(f"no {kind}: {error}")
+    asked_for = {"--x": (wishes.x, "heatmap"), "--y": (wishes.y, "heatmap"), "--point": (wishes.point, "tornado")}
+    for option, (wish, kind) in asked_for.items():
+        if wish is not None and kinds and kind not in kinds:
+            left_out.append(f"{option} changes nothing: no {kind} was asked for")
     if not pictures:
         raise ConfigError(f"nothing can be drawn: {'; '.join(left_out)}")
     place = make_folder(folder)

@@ -43,7 +43,7 @@ class Content:
 def open_content(path: Path) -> Content:
     """Open a file. Raises TraceError if it is missing, damaged, too large or of a kind that is not known."""
     if not path.is_file():
-        raise TraceError(f"there is no file '{path}'")
+        raise TraceError(f"'{path}' is a folder; name the files" if path.is_dir() else f"there is no file '{path}'")
     try:
         with path.open("rb") as handle:
             start = handle.read(HEADER_BYTES)
