@@ -771,6 +771,17 @@ def test_a_full_disk_behind_the_output(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (2, "error: cannot write the output: No space left on device\n")
 
 
+@pytest.mark.parametrize(("arguments", "code"), [("package show", 0), ("package show none", 2)])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_outputs_that_are_closed_get_nothing(arguments: str, code: int, closed: str) -> None:
+    command = f"{' '.join(PROGRAM)} {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert (done.stdout != "") == (code == 0 and closed == "2>&-")
+    assert (done.stderr != "") == (code == 2 and closed == ">&-")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_has_seen_enough() -> None:
     command = [*PROGRAM, "model", "show", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

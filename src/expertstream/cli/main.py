@@ -26,7 +26,10 @@ _NEEDED: Final = {  # by pydantic's types of errors
 
 def main() -> None:
     """Run the program on the command line's arguments and exit."""
-    sys.exit(run(sys.argv[1:]))
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
+        # None where who started the program has closed it
+        sys.stdout, sys.stderr = sys.stdout or nothing, sys.stderr or nothing
+        sys.exit(run(sys.argv[1:]))
 
 
 @contextmanager
