@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from expertstream.errors import ConfigError
+from expertstream.errors import ConfigError, check_whole
 from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.package.technology import Technology
@@ -30,6 +30,14 @@ def check_kind(name: str, value: object, kind: type) -> None:
         raise ConfigError(f"{name} is {shown}; it must be of type {kind.__name__}, such as {_MADE_BY[kind]}")
 
 
-def as_numbers(value: int | Sequence[int]) -> list[int]:
-    """One number or several, as a list."""
-    return [value] if isinstance(value, int) else list(value)
+def as_numbers(name: str, value: int | Sequence[int]) -> list[int]:
+    """One number or several, as a list. Raises ConfigError if ``value``, the argument ``name``, is something else."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        check_whole(name, value)
+        return [value]
+    numbers = list(value)
+    if not numbers:
+        raise ConfigError(f"{name} is {value!r}; give at least one number")
+    for number in numbers:
+        check_whole(f"one of {name}", number)
+    return numbers

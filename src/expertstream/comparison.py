@@ -152,17 +152,21 @@ def compare(
     check_kind("model", model, MoEModel)
     check_kind("package", package, Package)
     check_kind("trace", trace, RoutingTrace)
-    tokens = as_numbers(tokens)
-    given = [strategies] if isinstance(strategies, (str, Strategy)) else strategies
+    if options is not None:
+        check_kind("options", options, Options)
+    if technology is not None:
+        check_kind("technology", technology, Technology)
+    tokens = as_numbers("tokens", tokens)
+    given = strategies if isinstance(strategies, Iterable) and not isinstance(strategies, str) else [strategies]
     plans = [get_strategy(name) for one in given for name in (strategy_names() if one == "all" else [one])]
     names = [strategy.name for strategy in plans]
     reference = baseline if isinstance(baseline, str) and baseline in names else get_strategy(baseline).name
     if len(set(names)) < len(names):
         raise ConfigError(f"strategies to compare need names of their own; these are {', '.join(names)}")
-    if not plans or not tokens:
-        raise ConfigError("nothing to compare: give at least one strategy and one number of tokens")
+    if not plans:
+        raise ConfigError("nothing to compare: give at least one strategy")
     trace.check_fits(model)
-    chosen = _three_layers(trace.layer_index.tolist()) if layers is None else as_numbers(layers)
+    chosen = _three_layers(trace.layer_index.tolist()) if layers is None else as_numbers("layers", layers)
     splits: Splits = {}
     parts = {n: in_parts(trace, n, options, mix=mix, splits=splits) for n in tokens}
     optional = set(strategy_names() if "all" in given else ())

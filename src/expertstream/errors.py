@@ -41,13 +41,19 @@ class WorkerError(ExpertStreamError):
     """Workers gave too few or too many rows; those that came are safe."""
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
+def nearest(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the allowed name nearest to ``name``, or an empty string."""
-    match = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(name).lower(), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
 
 
-def check_whole(name: str, value: object) -> None:
-    """Raise ConfigError unless ``value``, the argument ``name``, is a whole number; true and false are none."""
+def check_whole(name: str, value: object, least: int | None = None) -> None:
+    """Raise ConfigError unless ``value``, the argument ``name``, is a whole number (true and false are none).
+
+    Args:
+        least: the least that is allowed.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ConfigError(f"{name} is {value!r}; a whole number is needed")
+    if least is not None and value < least:
+        raise ConfigError(f"{name} is {value}; it must be at least {least}")

@@ -52,6 +52,38 @@ ROUTING = TRACE.iteration(tokens=8, layer=0)
             f"trace is {ROUTING!r}; it must be of type RoutingTrace, such as packaged_trace(model) or "
             "RoutingTrace.load('trace.parquet')",
         ),
+        (
+            lambda: es.compare(MODEL, CHIP, TRACE, options={"rings": 2}),  # type: ignore[arg-type]
+            "options is {'rings': 2}; it must be of type Options, such as Options(rings=2)",
+        ),
+        (lambda: es.compare(MODEL, CHIP, TRACE, tokens="16"), "tokens is '16'; a whole number is needed"),  # type: ignore[arg-type]
+        (lambda: es.compare(MODEL, CHIP, TRACE, tokens=[2.5]), "one of tokens is 2.5; a whole number is needed"),  # type: ignore[list-item]
+        (lambda: es.compare(MODEL, CHIP, TRACE, layers=[]), "layers is []; give at least one number"),
+        (lambda: es.compare(MODEL, CHIP, TRACE, layers="all"), "layers is 'all'; a whole number is needed"),  # type: ignore[arg-type]
+        (
+            lambda: es.compare(MODEL, CHIP, TRACE, strategies=3),  # type: ignore[arg-type]
+            "the strategy is 3; give a name, such as 'fse-dp-paired', or a Strategy",
+        ),
+        (
+            lambda: es.synthesize("mixtral-8x7b"),  # type: ignore[arg-type]
+            "model is 'mixtral-8x7b'; a model is needed, such as MoEModel.preset('qwen3-30b-a3b')",
+        ),
+        (
+            lambda: es.synthesize(MODEL, profile="skewed"),  # type: ignore[arg-type]
+            "profile is 'skewed'; it must be of type Profile, or left out",
+        ),
+        (
+            lambda: es.calibrate("trace.parquet"),  # type: ignore[arg-type]
+            "trace is 'trace.parquet'; a RoutingTrace is needed, such as RoutingTrace.load('trace.parquet')",
+        ),
+        (lambda: es.calibrate(TRACE, seed=-1), "seed is -1; it must be at least 0"),
+        (lambda: es.simulate(MODEL, CHIP, ROUTING, "tp").prove(seed=-1), "seed is -1; it must be at least 0"),
+        (lambda: TRACE.of_layers(["0"]), "a layer is '0'; a whole number is needed"),  # type: ignore[list-item]
+        (lambda: TRACE.split(share="half"), "the training share is 'half'; it must be above 0 and below 1"),  # type: ignore[arg-type]
+        (
+            lambda: TRACE.iteration(tokens=8, layer=0, mix=None),  # type: ignore[arg-type]
+            "unknown mix 'None'; allowed: round-robin, single-request",
+        ),
         (lambda: TRACE.iteration(tokens=8.5, layer=0), "tokens is 8.5; a whole number is needed"),  # type: ignore[arg-type]
         (
             lambda: replace(TRACE, experts=TRACE.experts.tolist()),  # type: ignore[arg-type]

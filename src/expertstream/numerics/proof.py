@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from expertstream.engine.timeline import Timeline
+from expertstream.errors import check_whole
 from expertstream.numerics.coverage import check_coverage
 from expertstream.numerics.inputs import PlanLike, WorkloadLike, routed_pairs
 from expertstream.numerics.layer import DenseLayer, dense_output
@@ -31,7 +32,9 @@ def prove(workload: WorkloadLike, plan: PlanLike, timeline: Timeline, seed: int 
 
     Raises:
         ReplayError: something is computed or loaded wrongly, or the error exceeds 1e-10.
+        ConfigError: ``seed`` is no whole number, or negative.
     """
+    check_whole("seed", seed, least=0)
     check_coverage(timeline, plan, workload)
     check_loads(timeline, plan, workload)
     if workload.n_tokens == 0:

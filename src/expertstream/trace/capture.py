@@ -180,6 +180,8 @@ def capture(model: Any, *, name: str | None = None) -> Iterator[RoutingTrace]:
     Raises:
         TraceError: no router, a router-like module of unknown class, or nothing was computed.
     """
+    if not hasattr(model, "named_modules"):
+        raise TraceError(f"model is {model!r}; a transformers model is needed, such as from_pretrained gives")
     routers = find_routers(model)
     paths = {_LAYER.match(path)["decoder"] for path in routers}  # type: ignore[index]
     if len(paths) > 1:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from threadpoolctl import threadpool_limits
 
-from expertstream.errors import TraceError
+from expertstream.errors import ConfigError, TraceError, check_whole
 from expertstream.trace.calibration import Calibration, LayerCalibration, chosen
 from expertstream.trace.latent import Floats, choose, corrected, correlation, inverse_root, root, slope, within
 from expertstream.trace.locality import Ints, fit_locality, measure
@@ -54,7 +54,11 @@ def calibrate(
 
     Raises:
         TraceError: fewer than 64 tokens of known request, or a k of all experts.
+        ConfigError: an argument of another kind, or a negative seed.
     """
+    if not isinstance(trace, RoutingTrace):
+        raise ConfigError(f"trace is {trace!r}; a RoutingTrace is needed, such as RoutingTrace.load('trace.parquet')")
+    check_whole("seed", seed, least=0)
     tokens = _tokens(trace)
     e, k = trace.n_experts, trace.top_k
     n = len(tokens.of)

@@ -230,6 +230,9 @@ class RoutingTrace:
 
     def of_layers(self, layers: Collection[int]) -> RoutingTrace:
         """Some layers only, by the model's numbers. Raises TraceError for one that is not in the trace."""
+        layers = layers if isinstance(layers, Iterable) else [layers]
+        for layer in layers:
+            check_whole("a layer", layer)
         wanted = np.array(sorted(set(layers)), dtype=np.int32)
         if missing := sorted(set(wanted.tolist()) - set(self.layer_index.tolist())):
             raise TraceError(

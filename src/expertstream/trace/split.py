@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,8 @@ def split(trace: RoutingTrace, *, share: float = 0.5, least: int = 1) -> tuple[R
     Raises:
         TraceError: no token would be left to train on, or ``share`` is out of range.
     """
-    if not 0 < share < 1:
-        raise TraceError(f"the training share is {share}; it must be above 0 and below 1")
+    if not isinstance(share, Real) or not 0 < share < 1:
+        raise TraceError(f"the training share is {share!r}; it must be above 0 and below 1")
     n = trace.n_tokens
     limit = min(int(share * n), n - max(least, 1))
     train = _whole_requests(trace, limit)

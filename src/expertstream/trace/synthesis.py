@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
-from expertstream.errors import TraceError, check_whole
+from expertstream.errors import ConfigError, TraceError, check_whole
 from expertstream.trace.calibrated import packaged_calibration
 from expertstream.trace.calibration import Calibration
 from expertstream.trace.checks import MAX_EXPERTS
@@ -104,8 +104,12 @@ def synthesize(
 
     Raises:
         TraceError: no requests, tokens or layers, or k that the experts cannot give.
-        ConfigError: a layer that the model lacks or that is given twice, or a number that is none.
+        ConfigError: a layer that the model lacks or that is given twice, or an argument of another kind.
     """
+    if not hasattr(model, "n_experts"):
+        raise ConfigError(f"model is {model!r}; a model is needed, such as MoEModel.preset('qwen3-30b-a3b')")
+    if profile is not None and not isinstance(profile, Profile):
+        raise ConfigError(f"profile is {profile!r}; it must be of type Profile, or left out")
     chosen_layers = _layers_of(model, layers)
     for name, number in (("requests", requests), ("tokens_per_request", tokens_per_request), ("seed", seed)):
         check_whole(name, number)

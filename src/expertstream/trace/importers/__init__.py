@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
-from expertstream.errors import TraceError, nearest
+from expertstream.errors import TraceError, check_whole, nearest
 from expertstream.trace.importers import arrays, eplb, llama_csv, sglang, sglang_recorder, token_json, vllm
 from expertstream.trace.importers.contents import Content, open_content
 from expertstream.trace.importers.counts import Counts, draw
@@ -63,14 +63,16 @@ def import_trace(
 
     Raises:
         TraceError: a missing or damaged file, an unknown format, or content that does not fit the model.
+        ConfigError: a number that is none, or too small.
     """
     if not paths:
         raise TraceError("no file was given to import")
     if format is not None and format not in FORMATS:
         raise TraceError(f"unknown format '{format}'{nearest(format, FORMATS)}; allowed: {', '.join(FORMATS)}")
     for name, value in (("n_experts", n_experts), ("top_k", top_k), ("tokens", tokens)):
-        if value is not None and value < 1:
-            raise TraceError(f"{name} is {value}; it must be 1 or more")
+        if value is not None:
+            check_whole(name, value, least=1)
+    check_whole("seed", seed, least=0)
     hints = _hints(model, n_experts, top_k)
     files = [Path(path) for path in paths]
     found: list[Found | Counts] = []
