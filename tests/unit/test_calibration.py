@@ -149,7 +149,7 @@ def test_the_fit_is_deterministic_and_leaves_unknown_requests_out() -> None:
             "0 tokens of known request; calibration needs at least 64 "
             "(a trace without request numbers says nothing of a request's locality)",
         ),
-        (0, "1 known requests; two are needed to fit on one and compare with the other"),
+        (0, "1 known request; two are needed to fit on one and compare with the other"),
     ],
 )
 def test_traces_that_cannot_be_fitted(real: RoutingTrace, request_: int, expected: str) -> None:
