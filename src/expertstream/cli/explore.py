@@ -159,7 +159,7 @@ def recommend_command(
         print_json({"met": found.met, "results": str(found.folder / RESULTS), "designs": designs})
         return
     if not found.met:
-        print(f"none of {found.search.table.num_rows} designs meets every demand")
+        print(f"none of {counted(found.search.table.num_rows, 'design')} meets every demand")
     for design in found.designs:
         row = design.row
         print(f"\n{', '.join(design.best_at)}:")
@@ -197,7 +197,7 @@ def check_some_ran(table: pa.Table) -> None:
     """Raise ConfigError with the most frequent failure if no point ran."""
     if table.num_rows == count(table, "status", FAILED):
         message, times = failures(table)[0]
-        raise ConfigError(f"none of {table.num_rows} points could run; {times} of them: {message}")
+        raise ConfigError(f"none of {counted(table.num_rows, 'point')} could run; {times} of them: {message}")
 
 
 def say_failures(table: pa.Table) -> None:

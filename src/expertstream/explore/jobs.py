@@ -175,7 +175,7 @@ class Inputs:
         if not short:
             return
         n = sum(job.routing in self._too_few for job in jobs)
-        some = "some designs" if of_search else f"{n} of {len(jobs)} points"
+        some = "some designs" if of_search else f"{n} of {counted(len(jobs), 'point')}"
         tokens = sorted({number for found in short.values() for number, _ in found})
         reasons = "; ".join(min(found)[1] for found in short.values())
         raise ConfigError(
