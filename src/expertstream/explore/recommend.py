@@ -95,7 +95,8 @@ def recommend(
     if not rows:
         reasons = {str(row["message"]) for row in found.table.to_pylist()}
         raise ConfigError(
-            f"none of {counted(trials, 'design')} can run {model} with {counted(tokens, 'token')}: {min(reasons, default='')}"
+            f"none of {counted(trials, 'design')} can run {model} with {counted(tokens, 'token')}: "
+            f"{min(reasons, default='')}"
         )
     if not found.front:
         nearest_row = min(rows, key=lambda row: (_distance(row, limits, tokens_per_s), row["point"]))
