@@ -1,6 +1,6 @@
 """Simulate and compare Mixture-of-Experts layers on multi-chiplet packages."""
 
-from expertstream.cli.main import importing as _importing
+from expertstream.interrupts import importing as _importing
 
 with _importing():
     from expertstream.comparison import Comparison, compare

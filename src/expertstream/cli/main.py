@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-BAD_INPUT, INTERRUPTED = 2, 130
-_GO_ON: Final = ("sweep", "search", "recommend", "reproduce")  # commands that go on where they were
+from expertstream.interrupts import INTERRUPTED, importing, interruption
+
+BAD_INPUT = 2
 _NEEDED: Final = {  # by pydantic's types of errors
     "int_parsing": "it must be a whole number",
     "float_parsing": "it must be a number",
@@ -30,29 +29,6 @@ def main() -> None:
         # None where who started the program has closed it
         sys.stdout, sys.stderr = sys.stdout or nothing, sys.stderr or nothing
         sys.exit(run(sys.argv[1:]))
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Within it, Ctrl-C ends this program, its script or ``python -m``, at once and with the message of later ones.
-
-    KeyboardInterrupt is not raised: C extensions that are being imported make other errors of it. Where another program
-    imports the package, or does something else at Ctrl-C, nothing is changed.
-    """
-
-    def end(_: int, __: object) -> None:
-        os.write(2, f"error: {_interruption(sys.argv[1:])}\n".encode())
-        os._exit(INTERRUPTED)
-
-    ours = Path(sys.argv[0]).stem in ("-m", "__main__", "expertstream")
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -81,8 +57,8 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return _say(f"cannot write the output: {error.strerror}", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
-        return _say(_interruption(arguments), INTERRUPTED)
-    return _say(_interruption(arguments), INTERRUPTED) if code == INTERRUPTED else int(code or 0)
+        return _say(interruption(arguments), INTERRUPTED)
+    return _say(interruption(arguments), INTERRUPTED) if code == INTERRUPTED else int(code or 0)
 
 
 def _of_usage(error: Any) -> str:
@@ -111,8 +87,3 @@ def _say(message: str, code: int) -> int:
     if message.strip():
         print(f"error: {message}", file=sys.stderr)
     return code
-
-
-def _interruption(arguments: Sequence[str]) -> str:
-    more = "; the same command goes on where it was" if {*arguments[:1]} & {*_GO_ON} else ""
-    return f"interrupted; no file was left half-written{more}"
