@@ -97,9 +97,7 @@ def test_ctrl_c_says_how_to_go_on(
 
 KILLED = """
 import os, signal, sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from expertstream.cli.main import run
 
 whole, writes = Path.write_text, 0
