@@ -109,8 +109,12 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, for example "1 pass", "2 passes"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+    """A number of things, for example "1 pass", "2 passes", "3 activities"."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number} {noun[:-1]}ies"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def between(low: int, high: int, show: Callable[[float], str]) -> AfterValidator:

@@ -172,6 +172,8 @@ def test_formats() -> None:
 def test_things_are_counted_in_words() -> None:
     assert [counted(n, "die") for n in (0, 1, 2)] == ["0 dies", "1 die", "2 dies"]
     assert [counted(n, "pass") for n in (0, 1, 2)] == ["0 passes", "1 pass", "2 passes"]
+    assert [counted(n, "activity") for n in (0, 1, 2)] == ["0 activities", "1 activity", "2 activities"]
+    assert counted(2, "array") == "2 arrays"
 
 
 def test_differences_have_a_sign_unless_they_round_to_zero() -> None:

@@ -69,9 +69,8 @@ class Timeline:
         """How many activities of each kind, in one line."""
         counts = np.bincount(self.kind, minlength=len(KINDS)).tolist()
         kinds = ", ".join(counted(n, kind) for n, kind in zip(counts, KINDS, strict=True))
-        activities = f"{len(self)} {'activity' if len(self) == 1 else 'activities'}"
         dies = counted(self.network.n_dies, "die")
-        return f"Timeline({activities}: {kinds}; latency {format_time(self.latency_ps)}, {dies})"
+        return f"Timeline({counted(len(self), 'activity')}: {kinds}; latency {format_time(self.latency_ps)}, {dies})"
 
     def __len__(self) -> int:
         """Number of activities."""
