@@ -101,7 +101,7 @@ def test_a_given_decision_time_is_that_of_the_expert_and_tokens_that_stay_cost_n
     assert slow.latency_ps == free.latency_ps + 1000 * NS
 
 
-@pytest.mark.parametrize("strategy", [name for name in strategy_names() if name != "fse-dp-adaptive"])
+@pytest.mark.parametrize("strategy", strategy_names())
 @pytest.mark.parametrize("layout", ["striped", "whole"])
 def test_one_die_and_one_of_all_else_are_said_in_the_singular(strategy: str, layout: str) -> None:
     model = MoEModel.one_layer(d_model=8, d_ffn=8, n_experts=1, top_k=1)

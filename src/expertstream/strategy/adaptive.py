@@ -185,7 +185,6 @@ class _Pass:
 def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     """Per expert: weights circulate over all dies (fse-dp, tokens evened out) or a tile, or tokens move (gather.py)."""
     package = workload.package
-    n_channels = len(package.channels)
     batches = adaptive_batches(workload)
     times = LayerTimes.of(workload, batches)
     accumulators = batches.tokens.max(axis=0) * workload.partial_sum_bytes
@@ -237,7 +236,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         passes=batches.passes,
         pass_of_token=batches.part,
         prefetch=_prefetch(in_flight > 0),
-        ddr_layout=f"each expert's micro-slices striped evenly over {n_channels} DDR channels",
+        ddr_layout=flow.ddr_layout(len(package.channels)),
         notes=(_notes(modes.tile[active.any(axis=0)], package.n_dies),),
     )
 
@@ -254,7 +253,8 @@ def _prefetch(moves: bool) -> str:
 
 def _notes(tile: Ints, n_dies: int) -> str:
     """In words, what moves for how many experts; ``tile``: of those that are activated, as in Modes."""
-    words = {0: f"weights visit all {n_dies} dies that hold tokens", 1: "tokens move"}
+    circulating = f"weights visit all {n_dies} dies that hold tokens" if n_dies > 1 else "weights come to the only die"
+    words = {0: circulating, 1: "tokens move"}
     found = zip(*np.unique(tile, return_counts=True), strict=True)
     return "; ".join(f"{words.get(size, f'weights visit tiles of {size} dies')} for {count}" for size, count in found)
 

@@ -187,15 +187,7 @@ def _plan(
         set_ids=shares.ids,
         buffer_bytes=package_buffers(workload.package),
         passes=batches.passes,
-        ddr_layout=_layout(flow, len(workload.package.channels)),
+        ddr_layout=flow.ddr_layout(len(workload.package.channels)),
         prefetch=options.prefetch(),
         notes=notes,
     )
-
-
-def _layout(flow: Flow, channels: int) -> str:
-    if channels == 1:
-        return "all experts in the only DDR channel"
-    if flow.whole:
-        return f"each expert whole in one of {channels} DDR channels, in turn"
-    return f"each expert's micro-slices striped evenly over {channels} DDR channels"

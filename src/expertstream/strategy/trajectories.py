@@ -64,6 +64,14 @@ class Flow:
     whole: bool = False
     late: NDArray[np.bool_] | None = None
 
+    def ddr_layout(self, channels: int) -> str:
+        """Where experts lie, in words."""
+        if channels == 1:
+            return "all experts in the only DDR channel"
+        if self.whole:
+            return f"each expert whole in one of {channels} DDR channels, in turn"
+        return f"each expert's micro-slices striped evenly over {channels} DDR channels"
+
 
 def add_micro_slices(
     work: Work, workload: LayerWorkload, cutting: Cutting, shares: Shares, movement: Movement, groups: Ints, done: Ints,
