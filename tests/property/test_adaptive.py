@@ -47,7 +47,7 @@ def _smallest(case: Case, size: str) -> Case | None:
     return _with(case, **{size: high})
 
 
-def _large_tile(tokens: int, room: int, sizes: list[int], ddr: bool) -> int:
+def _large_tile(tokens: int, room: int, sizes: list[int], share: int) -> int:
     return next((size for size in (*sizes[-2::-1], sizes[-1]) if 2 * tokens <= size * room), 0)
 
 

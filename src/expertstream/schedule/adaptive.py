@@ -3,8 +3,8 @@
 Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traffic`` are a table read (tokens of the
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
 ``hot_next`` and ``enough_in_flight`` are one or two comparisons of sums that adders keep up to date as groups start and
-end, and two multiplications: a few cycles each. ``links_are_free``, ``weights_stay``, ``ddr_binds``, ``passes`` and
-``by_expert`` are taken once for a layer.
+end, and two multiplications: a few cycles each. ``links_are_free``, ``weights_stay``, ``ddr_binds``, ``least_ahead``,
+``passes`` and ``by_expert`` are taken once for a layer.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from typing import Final
 ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others at once
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
-TILE_SHARE: Final = (4, 8)  # or a quarter of it, where weights visit several dies; an eighth, where DDR binds
+TILE_SHARE: Final = 4  # or a quarter of it, where weights visit several dies;
+TILE_SHARES_OF_DDR: Final = (16, 8)  # where DDR binds, a sixteenth if links have time for it, or else an eighth
 EXPERTS_IN_FLIGHT: Final = 3  # of average size, if they take neither very little of the room nor very much
-LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway
+LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway,
+LINK_SHARE_OF_DDR: Final = (1, 3)  # or 1/3, for the larger tiles where DDR binds,
+LINK_SHARE_AHEAD: Final = ((1, 4), (1, 5))  # or 1/4, for compute time that is kept ahead; 1/5 where loads take longer
+ROUND_AHEAD: Final = (4, 5)  # of the way of an expert's tokens round all dies is kept ahead,
+BUFFERS_AHEAD: Final = 4  # at most what 1/4 of the weight buffers takes to load
 
 
 def least_traffic(tokens: int, stops: int, token_bytes: int, weight_bytes: int, room: int, sizes: Sequence[int]) -> int:
@@ -40,13 +45,14 @@ def least_traffic(tokens: int, stops: int, token_bytes: int, weight_bytes: int, 
     return best
 
 
-def links_are_free(links_ps: int, load_ps: int, compute_ps: int) -> bool:
+def links_are_free(links_ps: int, load_ps: int, compute_ps: int, share: tuple[int, int] = LINK_SHARE) -> bool:
     """Whether links have time for what would be sent, so that room rather than traffic decides.
 
     Args:
         links_ps: time in which it passes a link. load_ps, compute_ps: of the layer, at full rate.
+        share: of the longer of these, for which links may be busy.
     """
-    return links_ps * LINK_SHARE[1] <= max(load_ps, compute_ps) * LINK_SHARE[0]
+    return links_ps * share[1] <= max(load_ps, compute_ps) * share[0]
 
 
 def weights_stay(load_ps: int, compute_ps: int) -> bool:
@@ -63,10 +69,10 @@ def ddr_binds(load_ps: int, compute_ps: int) -> bool:
 
     Each visit costs control overhead and a wait for the die before.
     """
-    return 2 * load_ps > 3 * compute_ps
+    return 10 * load_ps > 11 * compute_ps
 
 
-def tile_size(tokens: int, room: int, sizes: Sequence[int], ddr: bool) -> int:
+def tile_size(tokens: int, room: int, sizes: Sequence[int], share: int) -> int:
     """How many dies an expert's micro-slices visit, so that its tokens need few copies; 0: its tokens stay.
 
     Each of those dies has a part of the tokens, and there is a copy of a token for each tile of the package.
@@ -74,10 +80,11 @@ def tile_size(tokens: int, room: int, sizes: Sequence[int], ddr: bool) -> int:
     Args:
         tokens: of the expert, in the package. room: tokens of other dies for which a die has room.
         sizes: numbers of dies into tiles of which the package can be cut, ascending; the last is all dies.
-        ddr: whether DDR binds (``ddr_binds``).
+        share: its copies may take 1/share of that room, unless all dies are visited (``TILE_SHARE``, or one of
+            ``TILE_SHARES_OF_DDR`` if ``ddr_binds``).
     """
     for size in sizes[:-1]:
-        if tokens * TILE_SHARE[ddr] <= size * room:
+        if tokens * share <= size * room:
             return size
     return sizes[-1] if tokens * ROOM_SHARE <= sizes[-1] * room else 0
 
@@ -159,15 +166,35 @@ def token_turns(tokens: int, room: int) -> int:
     return -(-tokens // turn) if turn >= SMALLEST_TURN else 0
 
 
-def hot_next(backlog_ps: int, target_ps: int, compute: tuple[int, int], load: tuple[int, int]) -> bool:
+def least_ahead(round_ps: int, fill_ps: int, links_ps: int, load_ps: int, compute_ps: int) -> int:
+    """Compute time that MAC arrays should have before them, so that they do not run dry while tokens come, ps.
+
+    The tokens of an expert that begins pass all dies, and wait at each for a micro-slice that takes the same link: 4/5
+    of that way. No more than a quarter of the weight buffers takes to load: it would never be reached, and hot experts
+    always be next. Nor more than the times of loading and of computing differ by: if they are equal both must always be
+    busy, and what puts hot experts first leaves loads for last that have nothing to hide behind. Nothing if links are
+    busy for more than a quarter of the time, or a fifth where loading takes longer than computing: arrays then run dry
+    whatever is next, and the traffic of hot experts should come between that of others.
+
+    Args:
+        round_ps: time in which the widest micro-slice would pass all dies one by one.
+        fill_ps: time in which all weight buffers are loaded. links_ps: as of ``links_are_free``.
+        load_ps, compute_ps: of the layer, at full rate.
+    """
+    if not links_are_free(links_ps, load_ps, compute_ps, LINK_SHARE_AHEAD[load_ps > compute_ps]):
+        return 0
+    return min(round_ps * ROUND_AHEAD[0] // ROUND_AHEAD[1], fill_ps // BUFFERS_AHEAD, abs(compute_ps - load_ps))
+
+
+def hot_next(ahead_ps: int, target_ps: int, compute: tuple[int, int], load: tuple[int, int]) -> bool:
     """Whether the hottest remaining expert should load next, rather than the coldest.
 
     It should if MAC arrays may run dry, or if no larger part of the compute than of the loads has been admitted: in
     step, neither the channels nor the arrays are left with work that the other could have hidden.
 
     Args:
-        backlog_ps: compute time, mean over the dies, of what has been admitted and has not been finished.
-        target_ps: the least that it should be.
+        ahead_ps: compute time, mean over the dies, that MAC arrays have before them with what has been admitted.
+        target_ps: the least that it should be (``least_ahead``).
         compute, load: (admitted so far, in all), in any unit.
     """
-    return backlog_ps < target_ps or compute[0] * load[1] <= load[0] * compute[1]
+    return ahead_ps < target_ps or compute[0] * load[1] <= load[0] * compute[1]

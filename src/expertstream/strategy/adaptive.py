@@ -13,7 +13,7 @@ from expertstream.engine.run import View
 from expertstream.engine.state import transfer_ps
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import enough_in_flight, hot_next, least_in_flight, links_are_free
+from expertstream.schedule import enough_in_flight, hot_next, least_ahead, least_in_flight, links_are_free
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.gather import Gathering
 from expertstream.strategy.homes import Homes
@@ -27,7 +27,6 @@ from expertstream.workload import Batches, LayerWorkload
 
 Ints = NDArray[np.int64]
 MOVED_SHARE = 8  # of the room for tokens of other dies, for those that even out one expert
-RESERVE = 6  # average experts, or as many as fill 1/4 of the weight buffers: they load while arrays compute the reserve
 GROUPS_PER_BUFFER = 24  # a decision admits about this share of the package's weight buffers
 
 
@@ -68,6 +67,7 @@ class AdaptiveDispatcher:
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
         self._running: dict[int, int] = {}  # group: compute time
+        self._busy_until_ps = 0  # MAC arrays, if they compute whatever has been started
         self._first: list[tuple[int, int]] = []  # of the first pass: groups to start before all others
 
     def next_groups(self) -> list[int]:
@@ -91,9 +91,8 @@ class AdaptiveDispatcher:
             group, compute_ps = self._first[0]
             if self._held.get(group, 0) > left:
                 return []
-            self._running[group] = compute_ps
             self._first.pop(0)
-            return [group]
+            return self._start(view, group, compute_ps)
         while self._passes and not self._passes[0].queue:
             if self._running:
                 return []
@@ -109,8 +108,12 @@ class AdaptiveDispatcher:
         ]
         if not any(fits):
             return []
-        group, compute_ps = queue.take(backlog_ps, self._target_ps, fits)
+        ahead_ps = min(backlog_ps, max(0, self._busy_until_ps - view.now_ps))
+        return self._start(view, *queue.take(ahead_ps, self._target_ps, fits))
+
+    def _start(self, view: View, group: int, compute_ps: int) -> list[int]:
         self._running[group] = compute_ps
+        self._busy_until_ps = max(self._busy_until_ps, view.now_ps) + compute_ps
         return [group]
 
     def _begins(self, view: View, load_ps: int, compute_ps: int) -> bool:
@@ -168,11 +171,11 @@ class _Pass:
         """The groups that may be next: of the hottest and of the coldest expert."""
         return self.queue[0][0][0], self.queue[-1][0][0]
 
-    def take(self, backlog_ps: int, target_ps: int, fits: Sequence[bool] = (True, True)) -> tuple[int, int]:
+    def take(self, ahead_ps: int, target_ps: int, fits: Sequence[bool] = (True, True)) -> tuple[int, int]:
         """The next group and its compute time; ``fits``: whether there is room for either of ``ends``."""
         compute = (self._compute_ps - self.left_compute_ps, self._compute_ps)
         load = (self._load_ps - self.left_load_ps, self._load_ps)
-        hot = fits[0] and (hot_next(backlog_ps, target_ps, compute, load) or not fits[1])
+        hot = fits[0] and (hot_next(ahead_ps, target_ps, compute, load) or not fits[1])
         end = 0 if hot else -1
         group, compute_ps, load_ps = self.queue[end].pop(0)
         if not self.queue[end]:
@@ -210,7 +213,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
     late = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
     # Where no token moves, a die may fall behind: a micro-slice starts where there is most room (rule 5).
-    roomiest = not in_flight and links_are_free(modes.links_ps(workload, batches), *times)
+    links_ps = modes.links_ps(workload, batches)
+    roomiest = not in_flight and links_are_free(links_ps, *times)
     flow = Flow(workload.topology.rings[: options.rings], roomiest=roomiest, late=late)
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
@@ -223,7 +227,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
     at_least = least_in_flight(*free, in_flight > 0, in_turns)
     dispatcher = AdaptiveDispatcher(
-        resident, streams, _target_ps(workload, times, int(active.sum())), held, modes.budget, sum(free), at_least,
+        resident, streams, _target_ps(workload, cutting, times, links_ps), held, modes.budget, sum(free), at_least,
         in_flight,
     )  # fmt: skip
     return Plan(
@@ -326,16 +330,14 @@ def _expert_bytes(workload: LayerWorkload, modes: Modes, active: NDArray[np.bool
     return int((workload.expert_bytes[some] + copies * workload.remote_token_bytes).sum()) // int(some.sum())
 
 
-def _target_ps(workload: LayerWorkload, times: LayerTimes, loads: int) -> int:
-    """Reserve of compute time: meanwhile the channels load six experts, or what fills a quarter of the weight buffers.
-
-    It is less where MAC arrays have time to wait. A larger reserve than what is in flight can hold would never be
-    reached, and the hottest experts always be next.
-
-    Args:
-        loads: how often an expert is loaded, in all passes.
-    """
+def _target_ps(workload: LayerWorkload, cutting: Cutting, times: LayerTimes, links_ps: int) -> int:
+    """``least_ahead`` of this layer."""
     package = workload.package
-    target = package.die.weight_buffer_bytes * package.n_dies * 10**12 // (4 * package.ddr_bytes_per_s)
-    target = min(target, RESERVE * times.load // max(1, loads))
-    return target if times.load <= times.compute else target * times.compute // times.load
+    round_bytes = package.n_dies * int(cutting.width.max()) * workload.column_bytes
+    fill_bytes = package.n_dies * package.die.weight_buffer_bytes
+    return least_ahead(
+        round_bytes * 10**12 // package.d2d.bandwidth_bytes_per_s,
+        fill_bytes * 10**12 // package.ddr_bytes_per_s,
+        links_ps,
+        *times,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,14 @@ from expertstream.schedule import (
     token_turns,
     weights_stay,
 )
-from expertstream.schedule.adaptive import SMALLEST_TURN, TURN_SHARE
+from expertstream.schedule.adaptive import (
+    LINK_SHARE,
+    LINK_SHARE_OF_DDR,
+    SMALLEST_TURN,
+    TILE_SHARE,
+    TILE_SHARES_OF_DDR,
+    TURN_SHARE,
+)
 from expertstream.strategy.micro_slices import micro_slices
 from expertstream.strategy.plan import Options
 from expertstream.strategy.tiles import tile_sizes
@@ -88,7 +96,8 @@ class Modes:
         """Decide for all passes.
 
         Weights stay or visit tiles that leave room for tokens, whichever suits the layer better, if links have time
-        for it; or the other, if they have time for that; or else what needs the fewest bytes on links.
+        for it; or the other, if they have time for that; or else what needs the fewest bytes on links. Where DDR binds,
+        larger tiles come first, for fewer copies of tokens, if they leave links more time than that.
 
         Args:
             room: tokens of other dies, with their partial sums, for which every die has room.
@@ -97,18 +106,23 @@ class Modes:
         tokens = batches.load.sum(axis=2).max(axis=0)
         stops = (batches.load > 0).sum(axis=2).max(axis=0)
         sizes = tile_sizes(workload.package)
-        if n_dies > 1:
-            ddr = ddr_binds(*times)
-            tile = np.array([tile_size(n, room, sizes, ddr) for n in tokens.tolist()], dtype=np.int64)
-            first = weights_stay(*times)
-            for stay in (first, not first):
-                modes = (
-                    cls._staying(workload, tokens, room, options)
-                    if stay
-                    else cls._visiting(workload, batches, tile, options, times)
-                )
-                if links_are_free(modes.links_ps(workload, batches), *times):
-                    return modes
+
+        def visiting(share: int) -> Modes:
+            tile = np.array([tile_size(n, room, sizes, share) for n in tokens.tolist()], dtype=np.int64)
+            return cls._visiting(workload, batches, tile, options, times)
+
+        staying = partial(cls._staying, workload, tokens, room, options)
+        if weights_stay(*times):
+            forms = [(staying, LINK_SHARE), (partial(visiting, TILE_SHARE), LINK_SHARE)]
+        elif ddr_binds(*times):
+            larger, large = (partial(visiting, share) for share in TILE_SHARES_OF_DDR)
+            forms = [(larger, LINK_SHARE_OF_DDR), (large, LINK_SHARE), (staying, LINK_SHARE)]
+        else:
+            forms = [(partial(visiting, TILE_SHARE), LINK_SHARE), (staying, LINK_SHARE)]
+        for form, share in forms if n_dies > 1 else []:
+            modes = form()
+            if links_are_free(modes.links_ps(workload, batches), *times, share):
+                return modes
         each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
         tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each], dtype=np.int64)
         return cls._visiting(workload, batches, tile, options, times)
