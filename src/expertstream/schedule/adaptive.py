@@ -3,8 +3,9 @@
 Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traffic`` are a table read (tokens of the
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
 ``hot_next`` and ``enough_in_flight`` are one or two comparisons of sums that adders keep up to date as groups start and
-end, and two multiplications: a few cycles each. ``links_are_free``, ``weights_stay``, ``ddr_binds``, ``least_ahead``,
-``passes`` and ``by_expert`` are taken once for a layer.
+end, and two multiplications: a few cycles each; what is ahead of the MAC arrays takes a clock and one more comparison.
+``links_are_free``, ``weights_stay``, ``ddr_binds``, ``least_ahead``, ``passes`` and ``by_expert`` are taken once for a
+layer.
 """
 
 from __future__ import annotations
