@@ -95,7 +95,10 @@ def test_every_tile_computes_an_equal_part_though_channels_come_in_fours() -> No
     package = change_package(Package.preset("3x3"), {"channels.bandwidth": 51_200_000_000})
     model = MoEModel.preset("mixtral-8x7b")
     routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=10).iteration(256, 2)
-    with patch("expertstream.strategy.adaptive.GROUPS_PER_BUFFER", 16):  # groups of 8 micro-slices
+    with (
+        patch("expertstream.strategy.adaptive.GROUPS_PER_BUFFER", 16),  # groups of 8 micro-slices
+        patch("expertstream.strategy.modes.ddr_binds", lambda *_: False),
+    ):
         result = simulate(model, package, routing, "fse-dp-adaptive")
     assert result.plan.notes == ("weights visit tiles of 3 dies for 8",)
     compute = result.timeline.kind == KINDS.index("compute")
