@@ -32,7 +32,7 @@ from expertstream.schedule import (
 )
 from expertstream.simulate import simulate
 from expertstream.strategy.adaptive import AdaptiveDispatcher, Stream
-from expertstream.trace import synthesize
+from expertstream.trace import Routing, synthesize
 
 
 @pytest.mark.parametrize(
@@ -168,19 +168,21 @@ def test_a_hot_expert_is_next_before_arrays_run_dry() -> None:
     assert hot_next(49, 50, compute=(2, 4), load=(1, 4))
 
 
-def ahead(round_ps: int = 90, fill_ps: int = 400, links_ps: int = 20, load_ps: int = 100, compute_ps: int = 200) -> int:
+def kept_ahead(
+    round_ps: int = 90, fill_ps: int = 400, links_ps: int = 20, load_ps: int = 100, compute_ps: int = 200
+) -> int:
     return least_ahead(round_ps, fill_ps, links_ps, load_ps, compute_ps)
 
 
 def test_arrays_have_work_while_the_tokens_of_the_next_expert_are_on_their_way() -> None:
-    assert ahead() == 72  # four fifths of a round
-    assert ahead(fill_ps=160) == 40  # no more than a quarter of the weight buffers takes to load
-    assert ahead(load_ps=170) == ahead(load_ps=230) == 30  # nor than the times differ by
+    assert kept_ahead() == 72  # four fifths of a round
+    assert kept_ahead(fill_ps=160) == 40  # no more than a quarter of the weight buffers takes to load
+    assert kept_ahead(load_ps=170) == kept_ahead(load_ps=230) == 30  # nor than the times differ by
 
 
 def test_nothing_is_kept_ahead_where_links_are_busy_for_a_quarter_of_the_time_or_a_fifth_of_longer_loads() -> None:
-    assert [ahead(links_ps=n) for n in (50, 51)] == [72, 0]
-    assert [ahead(links_ps=n, load_ps=300) for n in (60, 61)] == [72, 0]
+    assert [kept_ahead(links_ps=n) for n in (50, 51)] == [72, 0]
+    assert [kept_ahead(links_ps=n, load_ps=300) for n in (60, 61)] == [72, 0]
 
 
 def placed(compute: int, n: int, send: int = 30) -> tuple[list[int], dict[str, list[int]]]:
@@ -301,66 +303,61 @@ def test_groups_that_stay_do_not_go_on_while_enough_is_in_flight() -> None:
     assert admitted(ahead, 1, Idle(taken=300)) == [5]
 
 
+def layer_of(
+    name: str, preset: str, tokens: int, seed: int = 7, bandwidth: int = 25_600_000_000, weight_buffer: int = 14 * 2**20
+) -> tuple[MoEModel, Package, Routing]:
+    """A layer of synthetic routing; bandwidth of each DDR channel, bytes/s, and weight buffer of each die, bytes."""
+    model = MoEModel.preset(name)
+    changes = {"channels.bandwidth": bandwidth, "die.weight_buffer": weight_buffer}
+    trace = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=seed)
+    return model, change_package(Package.preset(preset), changes), trace.iteration(tokens, 2)
+
+
 def test_loads_and_compute_stay_in_step_where_less_may_be_in_flight() -> None:
     """A reserve that is never reached would put all hot experts first, and leave the loads of the others for last."""
-    model = MoEModel.preset("qwen3-30b-a3b")
-    package = change_package(Package.preset("4x4"), {"channels.bandwidth": 102_400_000_000})
-    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(1024, 2)
-    usual = simulate(model, package, routing, "fse-dp-adaptive").latency_ps
+    layer = layer_of("qwen3-30b-a3b", "4x4", 1024, bandwidth=102_400_000_000)
+    usual = simulate(*layer, "fse-dp-adaptive").latency_ps
     with patch("expertstream.strategy.adaptive.enough_in_flight", lambda room, *_: room // 5):
-        less = simulate(model, package, routing, "fse-dp-adaptive").latency_ps
+        less = simulate(*layer, "fse-dp-adaptive").latency_ps
     assert less < 1.03 * usual
 
 
 def test_arrays_do_not_run_dry_while_tokens_come() -> None:
     """Whole groups counted as ahead until they were over: 1.054 times the bound."""
-    model = MoEModel.preset("yuan2-m32-paper")
-    package = change_package(Package.preset("4x4"), {"channels.bandwidth": 409_600_000_000})
-    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=12).iteration(256, 2)
-    result = simulate(model, package, routing, "fse-dp-adaptive")
+    layer = layer_of("yuan2-m32-paper", "4x4", 256, seed=12, bandwidth=409_600_000_000)
+    result = simulate(*layer, "fse-dp-adaptive")
     assert result.latency_ps < 1.04 * lower_bounds(result.workload, result.timeline).bound_ps
 
 
 def test_larger_tiles_save_copies_of_tokens_where_ddr_binds() -> None:
     """The peak of weights and tokens was 1.22 times that of the paper's strategy, at the same latency."""
-    model = MoEModel.preset("qwen3-30b-a3b")
-    package = change_package(Package.preset("3x3"), {"channels.bandwidth": 102_400_000_000})
-    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=13).iteration(256, 2)
-    result, paired = (simulate(model, package, routing, name) for name in ("fse-dp-adaptive", "fse-dp-paired"))
+    layer = layer_of("qwen3-30b-a3b", "3x3", 256, seed=13, bandwidth=102_400_000_000)
+    result, paired = (simulate(*layer, name) for name in ("fse-dp-adaptive", "fse-dp-paired"))
     assert result.metrics.buffers.package_peak_both_bytes < paired.metrics.buffers.package_peak_both_bytes
     assert result.latency_ps < 1.01 * lower_bounds(result.workload, result.timeline).bound_ps
 
 
 def test_weight_buffers_of_half_the_size_cost_little() -> None:
     """Copies of tokens took what had been called enough, and weights waited for them: 1.27 times the bound."""
-    model = MoEModel.preset("qwen3-30b-a3b")
-    package = change_package(
-        Package.preset("4x4"), {"channels.bandwidth": 102_400_000_000, "die.weight_buffer": 8 * 2**20}
-    )
-    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(1024, 2)
-    result = simulate(model, package, routing, "fse-dp-adaptive")
+    layer = layer_of("qwen3-30b-a3b", "4x4", 1024, bandwidth=102_400_000_000, weight_buffer=8 * 2**20)
+    result = simulate(*layer, "fse-dp-adaptive")
     assert result.latency_ps < 1.04 * lower_bounds(result.workload, result.timeline).bound_ps
 
 
 def test_control_overhead_takes_little_where_weight_buffers_are_small() -> None:
     """Micro-slices of a 24th of 1 MiB took 15 % of the time to dispatch."""
-    model = MoEModel.preset("qwen3-30b-a3b")
-    package = change_package(
-        Package.preset("test-chip-2x2"), {"channels.bandwidth": 409_600_000_000, "die.weight_buffer": 2**20}
-    )
-    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(256, 2)
-    result = simulate(model, package, routing, "fse-dp-adaptive")
+    layer = layer_of("qwen3-30b-a3b", "test-chip-2x2", 256, bandwidth=409_600_000_000, weight_buffer=2**20)
+    result = simulate(*layer, "fse-dp-adaptive")
     assert result.latency_ps < 1.06 * lower_bounds(result.workload, result.timeline).bound_ps
 
 
 def test_where_no_token_moves_micro_slices_start_where_there_is_most_room() -> None:
     """Else the dies that fall behind fill up, and their channels wait."""
-    model, package = MoEModel.preset("phi-3.5-moe-paper"), Package.preset("test-chip-2x2")
-    routing = synthesize(model, requests=16, tokens_per_request=128, layers=(2,), seed=7).iteration(1024, 2)
-    roomiest = simulate(model, package, routing, "fse-dp-adaptive")
+    layer = layer_of("phi-3.5-moe-paper", "test-chip-2x2", 1024)
+    roomiest = simulate(*layer, "fse-dp-adaptive")
     assert roomiest.plan.passes == 2
     with patch("expertstream.strategy.adaptive.links_are_free", lambda *_: False):
-        nearest = simulate(model, package, routing, "fse-dp-adaptive")
+        nearest = simulate(*layer, "fse-dp-adaptive")
     assert roomiest.latency_ps < 0.98 * nearest.latency_ps
-    paired = simulate(model, package, routing, "fse-dp-paired")
+    paired = simulate(*layer, "fse-dp-paired")
     assert roomiest.metrics.buffers.package_peak_both_bytes < paired.metrics.buffers.package_peak_both_bytes

@@ -213,8 +213,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
     late = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
     # Where no token moves, a die may fall behind: a micro-slice starts where there is most room (rule 5).
-    links_ps = modes.links_ps(workload, batches)
-    roomiest = not in_flight and links_are_free(links_ps, *times)
+    roomiest = not in_flight and links_are_free(modes.links_ps, *times)
     flow = Flow(workload.topology.rings[: options.rings], roomiest=roomiest, late=late)
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
     streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
@@ -227,7 +226,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
     at_least = least_in_flight(*free, in_flight > 0, in_turns)
     dispatcher = AdaptiveDispatcher(
-        resident, streams, _target_ps(workload, cutting, times, links_ps), held, modes.budget, sum(free), at_least,
+        resident, streams, _target_ps(workload, cutting, modes, times), held, modes.budget, sum(free), at_least,
         in_flight,
     )  # fmt: skip
     return Plan(
@@ -330,7 +329,7 @@ def _expert_bytes(workload: LayerWorkload, modes: Modes, active: NDArray[np.bool
     return int((workload.expert_bytes[some] + copies * workload.remote_token_bytes).sum()) // int(some.sum())
 
 
-def _target_ps(workload: LayerWorkload, cutting: Cutting, times: LayerTimes, links_ps: int) -> int:
+def _target_ps(workload: LayerWorkload, cutting: Cutting, modes: Modes, times: LayerTimes) -> int:
     """``least_ahead`` of this layer."""
     package = workload.package
     round_bytes = package.n_dies * int(cutting.width.max()) * workload.column_bytes
@@ -338,6 +337,6 @@ def _target_ps(workload: LayerWorkload, cutting: Cutting, times: LayerTimes, lin
     return least_ahead(
         round_bytes * 10**12 // package.d2d.bandwidth_bytes_per_s,
         fill_bytes * 10**12 // package.ddr_bytes_per_s,
-        links_ps,
+        modes.links_ps,
         *times,
     )

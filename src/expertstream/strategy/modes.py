@@ -72,6 +72,7 @@ class Modes:
         parts: int64, its micro-slices.
         block: int64, micro-slices that stay together until all turns of tokens have met them; 0: none stay.
         spare, budget: bytes of each weight buffer that those that stay leave free, and that they may fill.
+        links_ps: about the time for which a link is busy with gathered tokens and with weights that visit several dies.
     """
 
     tile: Ints
@@ -80,6 +81,7 @@ class Modes:
     block: Ints
     spare: int
     budget: int
+    links_ps: int
 
     @property
     def gathers(self) -> NDArray[np.bool_]:
@@ -111,31 +113,19 @@ class Modes:
             tile = np.array([tile_size(n, room, sizes, share) for n in tokens.tolist()], dtype=np.int64)
             return cls._visiting(workload, batches, tile, options, times)
 
-        staying = partial(cls._staying, workload, tokens, room, options)
-        if weights_stay(*times):
-            forms = [(staying, LINK_SHARE), (partial(visiting, TILE_SHARE), LINK_SHARE)]
-        elif ddr_binds(*times):
+        stay = [(partial(cls._staying, workload, batches, room, options), LINK_SHARE)]
+        visit = [(partial(visiting, TILE_SHARE), LINK_SHARE)]
+        if ddr_binds(*times):
             larger, large = (partial(visiting, share) for share in TILE_SHARES_OF_DDR)
-            forms = [(larger, LINK_SHARE_OF_DDR), (large, LINK_SHARE), (staying, LINK_SHARE)]
-        else:
-            forms = [(partial(visiting, TILE_SHARE), LINK_SHARE), (staying, LINK_SHARE)]
+            visit = [(larger, LINK_SHARE_OF_DDR), (large, LINK_SHARE)]
+        forms = [*stay, *visit] if weights_stay(*times) else [*visit, *stay]
         for form, share in forms if n_dies > 1 else []:
             modes = form()
-            if links_are_free(modes.links_ps(workload, batches), *times, share):
+            if links_are_free(modes.links_ps, *times, share):
                 return modes
         each = zip(tokens.tolist(), stops.tolist(), workload.expert_bytes.tolist(), strict=True)
         tile = np.array([least_traffic(n, s, token_bytes, w, room, sizes) for n, s, w in each], dtype=np.int64)
         return cls._visiting(workload, batches, tile, options, times)
-
-    def links_ps(self, workload: LayerWorkload, batches: Batches) -> int:
-        """About the time for which a link is busy with gathered tokens and with weights that visit several dies."""
-        n_dies = workload.package.n_dies
-        load = batches.load.sum(axis=2)
-        visits = np.where(self.tile > 0, self.tile, n_dies)
-        gathers = np.where(self.block > 0, self.parts // np.maximum(self.block, 1), 1)  # how often tokens are gathered
-        sent = (load * gathers * (n_dies // visits - 1)).sum() * workload.remote_token_bytes
-        sent += ((load > 0) * workload.expert_bytes * (visits - 1)).sum()
-        return int(sent) // n_dies * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
 
     @classmethod
     def _visiting(
@@ -158,11 +148,14 @@ class Modes:
             wider = widest * (taken_ps * OVERHEAD_SHARE) // max(*times, 1)
             widest = np.maximum(widest, np.minimum(wider, buffer // (fewest * workload.column_bytes)))
             parts = _parts(workload, tile, widest, options)
-        return cls(tile, load.max(axis=0), parts, np.zeros_like(tile), 0, 0)
+        block = np.zeros_like(tile)
+        links_ps = _links_ps(workload, batches, tile, parts, block)
+        return cls(tile, load.max(axis=0), parts, block, 0, 0, links_ps)
 
     @classmethod
-    def _staying(cls, workload: LayerWorkload, tokens: Ints, room: int, options: Options) -> Modes:
+    def _staying(cls, workload: LayerWorkload, batches: Batches, room: int, options: Options) -> Modes:
         """Weights stay, of all experts whose tokens can be gathered in turns."""
+        tokens = batches.load.sum(axis=2).max(axis=0)
         turns = np.array([token_turns(n, room) for n in tokens.tolist()], dtype=np.int64)
         n_dies, stays = workload.package.n_dies, turns > 0
         weight_buffer, columns = workload.package.die.weight_buffer_bytes, workload.columns
@@ -189,7 +182,19 @@ class Modes:
         block = np.where(stays, -(-a_die // blocks) * n_dies, 0)
         tile = stays.astype(np.int64)
         parts = np.where(stays, block * blocks, _parts(workload, tile, widest, options))
-        return cls(tile, np.maximum(1, -(-tokens // np.maximum(turns, 1))), parts, block, spare, budget)
+        most = np.maximum(1, -(-tokens // np.maximum(turns, 1)))
+        return cls(tile, most, parts, block, spare, budget, _links_ps(workload, batches, tile, parts, block))
+
+
+def _links_ps(workload: LayerWorkload, batches: Batches, tile: Ints, parts: Ints, block: Ints) -> int:
+    """``Modes.links_ps``; arrays as in Modes."""
+    n_dies = workload.package.n_dies
+    load = batches.load.sum(axis=2)
+    visits = np.where(tile > 0, tile, n_dies)
+    gathers = np.where(block > 0, parts // np.maximum(block, 1), 1)  # how often tokens are gathered
+    sent = (load * gathers * (n_dies // visits - 1)).sum() * workload.remote_token_bytes
+    sent += ((load > 0) * workload.expert_bytes * (visits - 1)).sum()
+    return int(sent) // n_dies * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
 
 
 def _parts(workload: LayerWorkload, tile: Ints, widest: Ints | int, options: Options) -> Ints:
