@@ -77,7 +77,9 @@ def test_the_smallest_buffers_that_work_are_no_deadlock(case: Case, order: list[
     check_invariants(result)
 
 
-@pytest.mark.parametrize("forced", ["", "stay", "stay and circulate", "circulate", "tiles", "tiles and circulate"])
+@pytest.mark.parametrize(
+    "forced", ["", "stay", "stay and circulate", "circulate", "tiles", "tiles and circulate", "tiles in order"]
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases(), st.booleans())
 def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Case, alone: bool) -> None:
@@ -91,6 +93,8 @@ def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Cas
         if "tiles" in forced:  # of any size that fits, from the largest but one
             stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: False))
             stack.enter_context(patch("expertstream.strategy.modes.tile_size", _large_tile))
+        if "in order" in forced:
+            stack.enter_context(patch("expertstream.strategy.adaptive.ddr_binds", lambda *_: False))
         if "circulate" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.links_are_free", lambda *_: False))
             stack.enter_context(patch("expertstream.strategy.adaptive.links_are_free", lambda *_: True))

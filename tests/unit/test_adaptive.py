@@ -17,8 +17,10 @@ from expertstream.model import MoEModel
 from expertstream.package import Package
 from expertstream.schedule import (
     by_expert,
+    copies_to_wait_for,
     ddr_binds,
     enough_in_flight,
+    experts_in_flight,
     hot_next,
     least_ahead,
     least_in_flight,
@@ -78,33 +80,45 @@ def test_weights_stay_where_computing_binds() -> None:
     assert not weights_stay(load_ps=90, compute_ps=100)
 
 
-def in_flight(expert: int, load_ps: int, stay: bool = True) -> int:
+def test_twice_as_many_experts_are_in_flight_as_begin_while_tokens_go_round() -> None:
+    assert experts_in_flight(10, round_ps=0, expert_ps=8, stay=False) == 20
+    assert experts_in_flight(10, round_ps=12, expert_ps=8, stay=False) == 50
+    assert experts_in_flight(10, round_ps=12, expert_ps=8, stay=True) == 30
+    assert experts_in_flight(0, round_ps=12, expert_ps=0, stay=False) == 0  # nothing is loaded
+
+
+def in_flight(experts: int, load_ps: int, stay: bool = True) -> int:
     """Enough of 120 bytes, if computing takes 100 ps."""
-    return enough_in_flight(120, 0, expert_bytes=expert, load_ps=load_ps, compute_ps=100, stay=stay)
+    return enough_in_flight(120, 0, experts_bytes=experts, load_ps=load_ps, compute_ps=100, stay=stay)
 
 
 def test_loads_run_less_far_ahead_while_what_is_left_to_compute_takes_much_longer() -> None:
-    assert in_flight(60, load_ps=79) == 30
-    assert in_flight(60, load_ps=80) == 40
-    assert enough_in_flight(120, 0, expert_bytes=60, load_ps=100, compute_ps=0, stay=True) == 40
+    assert in_flight(180, load_ps=79) == 30
+    assert in_flight(180, load_ps=80) == 40
+    assert enough_in_flight(120, 0, experts_bytes=180, load_ps=100, compute_ps=0, stay=True) == 40
 
 
-def test_loads_run_as_far_ahead_as_three_experts_take_within_shares_of_the_room() -> None:
-    assert [in_flight(expert, load_ps=79) for expert in (1, 9, 60)] == [24, 27, 30]
-    assert [in_flight(expert, load_ps=80) for expert in (1, 12, 60)] == [30, 36, 40]
+def test_loads_run_as_far_ahead_as_a_few_experts_take_within_shares_of_the_room() -> None:
+    assert [in_flight(experts, load_ps=79) for experts in (3, 27, 180)] == [24, 27, 30]
+    assert [in_flight(experts, load_ps=80) for experts in (3, 36, 180)] == [30, 36, 40]
 
 
-def test_a_fifth_of_the_room_is_enough_while_loads_are_ahead_if_no_weights_stay() -> None:
-    assert [in_flight(expert, load_ps=79, stay=False) for expert in (1, 9, 60)] == [24, 24, 24]
-    assert [in_flight(expert, load_ps=80, stay=False) for expert in (1, 12, 60)] == [30, 36, 40]
+def test_small_experts_take_little_of_the_room_if_no_weights_stay() -> None:
+    assert [in_flight(experts, load_ps=79, stay=False) for experts in (3, 24, 180)] == [3, 24, 24]
+    assert [in_flight(experts, load_ps=80, stay=False) for experts in (3, 36, 180)] == [3, 36, 40]
+
+
+def test_an_expert_waits_for_room_for_its_copies_of_tokens_or_for_many_if_its_weights_stay() -> None:
+    assert [copies_to_wait_for(n, 240, stay=False) for n in (0, 7)] == [0, 7]
+    assert [copies_to_wait_for(n, 240, stay=True) for n in (0, 10, 17)] == [0, 0, 7]
 
 
 def test_copies_of_tokens_alone_are_never_enough() -> None:
     """Three quarters of the room for tokens, or all of it where they come in turns, and 1/32 of the weight buffers."""
     assert least_in_flight(160, 60, moves=True, turns=False) == 45 + 5
     assert least_in_flight(160, 60, moves=True, turns=True) == 60 + 5
-    assert enough_in_flight(220, at_least=65, expert_bytes=1, load_ps=100, compute_ps=100, stay=True) == 65
-    assert enough_in_flight(220, at_least=50, expert_bytes=1, load_ps=100, compute_ps=100, stay=True) == 220 // 4
+    assert enough_in_flight(220, at_least=65, experts_bytes=1, load_ps=100, compute_ps=100, stay=True) == 65
+    assert enough_in_flight(220, at_least=50, experts_bytes=1, load_ps=100, compute_ps=100, stay=True) == 220 // 4
 
 
 def test_three_fifths_of_the_buffers_are_enough_where_no_token_moves() -> None:
@@ -222,9 +236,9 @@ def test_a_slow_link_is_not_used() -> None:
     assert placed(compute=20, n=4, send=1000)[0] == [0] * 4
 
 
-def streams(*tokens: int) -> list[Stream]:
-    """Experts of two groups each, numbered from 1 in their order."""
-    return [Stream(n, ((2 * i + 1, 10 * n, 40), (2 * i + 2, 10 * n, 40))) for i, n in enumerate(tokens)]
+def streams(*tokens: int, copies: int = 0) -> list[Stream]:
+    """Experts of two groups each, numbered from 1 in their order; bytes of the copies of a token."""
+    return [Stream(n, ((2 * i + 1, 10 * n, 40), (2 * i + 2, 10 * n, 40)), copies * n) for i, n in enumerate(tokens)]
 
 
 class Idle:
@@ -247,10 +261,13 @@ def admitted(dispatcher: AdaptiveDispatcher, times: int, view: Idle | None = Non
     return [g for _ in range(times) for g in dispatcher.decide(cast(View, view or Idle()))]
 
 
-def dispatcher(*tokens: int, room: int = 1 << 40, held: int = 0, target_ps: int = 0) -> AdaptiveDispatcher:
+def dispatcher(
+    *tokens: int, room: int = 1 << 40, held: int = 0, target_ps: int = 0, copies: int = 0
+) -> AdaptiveDispatcher:
     """Groups that take as long to compute as to load; if some are ``held``, all stay, and eight fit."""
     stay = dict.fromkeys(range(1, 16), held) if held else {}
-    return AdaptiveDispatcher(0, [streams(*tokens)], target_ps, stay, 8 * held, room, at_least=0, expert_bytes=300)
+    passes = [streams(*tokens, copies=copies)]
+    return AdaptiveDispatcher(0, passes, target_ps, stay, 8 * held, room, at_least=0, experts_bytes=900)
 
 
 def test_an_expert_that_loads_ahead_of_the_gate_is_started_whole() -> None:
@@ -278,6 +295,27 @@ def test_no_expert_begins_while_enough_is_in_flight() -> None:
     assert full.asked_at == [600]
     assert admitted(ahead, 1, again) == [5]
     assert again.asked_at == []
+
+
+def test_the_next_expert_is_waited_for_until_there_is_room_for_its_copies() -> None:
+    """The coldest is next, and has 10 bytes of copies; of the hottest one group has begun, which needs no more room."""
+    ahead = dispatcher(5, 3, 1, room=900, copies=10)
+    assert admitted(ahead, 2) == [0, 1]
+    full = Idle(taken=291)
+    assert admitted(ahead, 1, full) == []
+    assert full.asked_at == [610]
+    assert admitted(ahead, 1, Idle(taken=291, stalled=True)) == [2]
+    assert admitted(ahead, 1, Idle(taken=290)) == [5]
+
+
+def test_no_colder_expert_begins_in_place_of_one_that_is_waited_for() -> None:
+    """It would leave the hot one for last, when nothing hides behind its compute time."""
+    ahead = dispatcher(5, 3, 1, room=900, held=1, target_ps=1000, copies=10)
+    assert admitted(ahead, 2) == [0, 1]
+    full = Idle(taken=260)
+    assert admitted(ahead, 1, full) == []
+    assert full.asked_at == [650]
+    assert admitted(ahead, 1, Idle(taken=250)) == [2]
 
 
 def test_an_expert_begins_where_nothing_is_in_flight_whatever_is_taken() -> None:
@@ -361,3 +399,32 @@ def test_where_no_token_moves_micro_slices_start_where_there_is_most_room() -> N
     assert roomiest.latency_ps < 0.98 * nearest.latency_ps
     paired = simulate(*layer, "fse-dp-paired")
     assert roomiest.metrics.buffers.package_peak_both_bytes < paired.metrics.buffers.package_peak_both_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "tokens", "bandwidth"),
+    [
+        ("olmoe-1b-7b", 12, 1024, 51_200_000_000),  # 1.07 times; loads and compute take equally long
+        ("phi-3.5-moe-paper", 36, 256, 409_600_000_000),  # 1.07 times; weights stay
+    ],
+)
+def test_a_hot_expert_takes_no_more_sram_than_the_paper_does(name: str, seed: int, tokens: int, bandwidth: int) -> None:
+    """It began as long as there was room without its copies of tokens, and then took more."""
+    layer = layer_of(name, "4x4", tokens, seed=seed, bandwidth=bandwidth)
+    result, paired = (simulate(*layer, strategy) for strategy in ("fse-dp-adaptive", "fse-dp-paired"))
+    assert result.metrics.buffers.package_peak_both_bytes < paired.metrics.buffers.package_peak_both_bytes
+    assert result.latency_ps < 1.06 * lower_bounds(result.workload, result.timeline).bound_ps
+
+
+def test_arrays_and_channels_are_both_busy_where_micro_slices_are_computed_in_order() -> None:
+    """Those on their way first, and those of hot experts last: 1.055 times the bound."""
+    layer = layer_of("gpt-oss-20b", "4x4", 1024, seed=14, bandwidth=51_200_000_000)
+    result = simulate(*layer, "fse-dp-adaptive")
+    assert result.latency_ps < 1.04 * lower_bounds(result.workload, result.timeline).bound_ps
+
+
+def test_cold_experts_do_not_wait_behind_a_hot_one_where_ddr_binds() -> None:
+    """A shared expert of all tokens, with four times the weights: in order 1.22 times the bound."""
+    layer = layer_of("qwen1.5-moe-a2.7b", "3x3", 1024)
+    result = simulate(*layer, "fse-dp-adaptive")
+    assert result.latency_ps < 1.02 * lower_bounds(result.workload, result.timeline).bound_ps

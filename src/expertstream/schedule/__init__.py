@@ -2,8 +2,10 @@
 
 from expertstream.schedule.adaptive import (
     by_expert,
+    copies_to_wait_for,
     ddr_binds,
     enough_in_flight,
+    experts_in_flight,
     hot_next,
     least_ahead,
     least_in_flight,
@@ -32,9 +34,11 @@ __all__ = [
     "Slack",
     "SoftwareScheduler",
     "by_expert",
+    "copies_to_wait_for",
     "ddr_binds",
     "defer",
     "enough_in_flight",
+    "experts_in_flight",
     "hot_next",
     "id_order",
     "least_ahead",

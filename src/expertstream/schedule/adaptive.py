@@ -4,8 +4,8 @@ Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traf
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
 ``hot_next`` and ``enough_in_flight`` are one or two comparisons of sums that adders keep up to date as groups start and
 end, and two multiplications: a few cycles each; what is ahead of the MAC arrays takes a clock and one more comparison.
-``links_are_free``, ``weights_stay``, ``ddr_binds``, ``least_ahead``, ``passes`` and ``by_expert`` are taken once for a
-layer.
+``copies_to_wait_for`` is a constant of the expert. ``links_are_free``, ``weights_stay``, ``ddr_binds``,
+``least_ahead``, ``experts_in_flight``, ``passes`` and ``by_expert`` are taken once for a layer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Final
 ROOM_SHARE: Final = 2  # an expert's tokens may take 1/2 of the room that dies have for tokens of others at once
 TURN_SHARE: Final = 3  # or a third of it, turn by turn
 SMALLEST_TURN: Final = 8  # tokens
-TILE_SHARE: Final = 4  # or a quarter of it, where weights visit several dies;
+TILE_SHARE: Final = 5  # or a fifth of it, where weights visit several dies;
 TILE_SHARES_OF_DDR: Final = (16, 8)  # where DDR binds, a sixteenth if links have time for it, or else an eighth
-EXPERTS_IN_FLIGHT: Final = 3  # of average size, if they take neither very little of the room nor very much
+EXPERTS_IN_FLIGHT: Final = 2  # of average size, and twice as many as begin while tokens go round the dies,
+EXPERTS_THAT_STAY: Final = 3  # or three where weights stay
+COPIES_SHARE: Final = 24  # copies of 1/24 of the room come as they come, where weights stay
 LINK_SHARE: Final = (3, 4)  # links are free if they are busy for at most 3/4 of what the layer takes anyway,
 LINK_SHARE_OF_DDR: Final = (1, 3)  # or 1/3, for the larger tiles where DDR binds,
 LINK_SHARE_AHEAD: Final = ((1, 4), (1, 5))  # or 1/4, for compute time that is kept ahead; 1/5 where loads take longer
@@ -107,22 +109,56 @@ def least_in_flight(weights: int, tokens: int, moves: bool, turns: bool) -> int:
     return (tokens if turns else 3 * tokens // 4) + weights // 32
 
 
-def enough_in_flight(room: int, at_least: int, expert_bytes: int, load_ps: int, compute_ps: int, stay: bool) -> int:
+def experts_in_flight(expert_bytes: int, round_ps: int, expert_ps: int, stay: bool) -> int:
+    """Bytes of the experts that must be in flight so that the way of their tokens does not hold loads up.
+
+    By Little's law, as many as begin in the time for which one is in flight: two, while it is loaded and computed, and
+    two for each expert that begins while its tokens go round the dies, and their partial sums come back. Weights that
+    stay do not wait for that; three experts are enough.
+
+    Args:
+        expert_bytes: weights and copies of tokens of an expert whose tokens move, on average.
+        round_ps: time in which the widest micro-slice would pass all dies one by one.
+        expert_ps: time that the layer takes for one expert, at full rate. stay: whether some weights stay.
+    """
+    if stay:
+        return EXPERTS_THAT_STAY * expert_bytes
+    return EXPERTS_IN_FLIGHT * expert_bytes * (expert_ps + round_ps) // max(expert_ps, 1)
+
+
+def enough_in_flight(room: int, at_least: int, experts_bytes: int, load_ps: int, compute_ps: int, stay: bool) -> int:
     """Bytes of weights and of copies of tokens in flight above which nothing else begins.
 
-    What three experts take, but no less than a quarter of the room that there is and no more than a third. While loads
-    are ahead, that is while what is left of them would take less than 4/5 of the time of what is left of computing, no
-    less than a fifth and no more than a quarter, or than a fifth if no weights stay.
+    What a few experts take, but no more than a third of the room that there is, and no less than a quarter of it where
+    weights stay. While loads are ahead, that is while what is left of them would take less than 4/5 of the time of what
+    is left of computing, no more than a fifth, or than a quarter and no less than a fifth where weights stay.
 
     Args:
         room: bytes of all buffers together that are free while nothing is in flight.
         at_least: bytes that are never enough (``least_in_flight``).
-        expert_bytes: weights and copies of tokens of an expert whose tokens move, on average.
+        experts_bytes: of a few experts (``experts_in_flight``).
         load_ps: of what has not been admitted. compute_ps: of what has not been finished; both at full rate.
         stay: whether some weights stay (``weights_stay``).
     """
-    least, most = (5, 4 if stay else 5) if 5 * load_ps < 4 * compute_ps else (4, 3)
-    return max(at_least, min(max(EXPERTS_IN_FLIGHT * expert_bytes, room // least), room // most))
+    ahead = 5 * load_ps < 4 * compute_ps
+    if stay:
+        least, most = room // (5 if ahead else 4), room // (4 if ahead else 3)
+    else:
+        least, most = 0, room // (5 if ahead else 3)
+    return max(at_least, min(max(experts_bytes, least), most))
+
+
+def copies_to_wait_for(copies: int, room: int, stay: bool) -> int:
+    """Bytes of an expert's copies of tokens for which it waits until, with them, no more than enough is in flight.
+
+    Weights come one by one, but all copies of its tokens at once: those of a hot expert would overshoot by far. Where
+    weights stay and run ahead of the tokens, waiting costs more, and only what is above 1/24 of the room counts.
+
+    Args:
+        copies: bytes of the copies of its tokens, of one turn.
+        room: as of ``enough_in_flight``. stay: whether its weights stay.
+    """
+    return max(0, copies - room // COPIES_SHARE) if stay else copies
 
 
 def passes(fewest: int, enough: int, plenty: int, load_ps: int, compute_ps: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,16 @@ from expertstream.engine.run import View
 from expertstream.engine.state import transfer_ps
 from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
-from expertstream.schedule import enough_in_flight, hot_next, least_ahead, least_in_flight, links_are_free
+from expertstream.schedule import (
+    copies_to_wait_for,
+    ddr_binds,
+    enough_in_flight,
+    experts_in_flight,
+    hot_next,
+    least_ahead,
+    least_in_flight,
+    links_are_free,
+)
 from expertstream.strategy.buffers import package_buffers
 from expertstream.strategy.gather import Gathering
 from expertstream.strategy.homes import Homes
@@ -37,32 +47,35 @@ class Stream:
     Attributes:
         tokens: its tokens in the pass. groups: of each the number, the compute time, mean over the dies, and the load
             time at full rate of all channels, ps.
+        waits_for: bytes, as of ``copies_to_wait_for``.
     """
 
     tokens: int
     groups: tuple[tuple[int, int, int], ...]
+    waits_for: int = 0
 
 
 class AdaptiveDispatcher:
     """Loads from the hot or the cold end of the experts, so that compute and loads proceed in step (``hot_next``).
 
-    Experts are cut into groups, so that a hot and a cold one stream side by side. Others may wait for the room that the
-    tokens of an expert take: if all stand still while enough is in flight, one that has begun goes on. Where weights
-    stay, each group has its own tokens, and begins as an expert does.
+    Experts are cut into groups, so that a hot and a cold one stream side by side. The expert that should be next is
+    waited for if there is no room for it yet. Others may wait for the room that the tokens of an expert take: if all
+    stand still while enough is in flight, one that has begun goes on. Where weights stay, each group has its own
+    tokens, and begins as an expert does.
 
     Args:
         prologue: group of the residents. passes: streams of each. target_ps: as of ``hot_next``.
         held: bytes of a weight buffer that a group whose weights stay fills as long as it runs; they must fit
             ``budget``.
-        room, at_least, expert_bytes: as of ``enough_in_flight``.
+        room, at_least, experts_bytes: as of ``enough_in_flight``.
     """
 
     def __init__(
         self, prologue: int, passes: Sequence[Sequence[Stream]], target_ps: int, held: dict[int, int], budget: int,
-        room: int, at_least: int, expert_bytes: int,
+        room: int, at_least: int, experts_bytes: int,
     ) -> None:  # fmt: skip
         self._held, self._budget = held, budget
-        self._room, self._at_least, self._expert_bytes = room, at_least, expert_bytes
+        self._room, self._at_least, self._experts_bytes = room, at_least, experts_bytes
         self._prologue = [prologue]
         self._passes = [_Pass(streams) for streams in passes]
         self._target_ps = target_ps
@@ -101,32 +114,40 @@ class AdaptiveDispatcher:
             return []
         queue = self._passes[0]
         backlog_ps = sum(self._running.values())
-        begins = self._begins(view, queue.left_load_ps, queue.left_compute_ps + backlog_ps)
-        fits = [
-            self._held[g] <= left and begins if g in self._held else begins or (begun and view.stalled)
-            for g, begun in zip(queue.ends, queue.begun, strict=True)
-        ]
-        if not any(fits):
-            return []
+        enough = self._enough(queue.left_load_ps, queue.left_compute_ps + backlog_ps)
         ahead_ps = min(backlog_ps, max(0, self._busy_until_ps - view.now_ps))
-        return self._start(view, *queue.take(ahead_ps, self._target_ps, fits))
+        hot = queue.hot_next(ahead_ps, self._target_ps)
+        for end in (queue.hottest, queue.coldest) if hot else (queue.coldest, queue.hottest):
+            held = self._held.get(end.group)
+            if held is not None and held > left:
+                continue
+            goes_on = end.begun and held is None
+            least = min(self._room, self._room - enough + (0 if goes_on else end.waits_for))
+            if not self._running or view.all_free_bytes >= least or (goes_on and view.stalled):
+                return self._start(view, end.group, queue.take(end))
+            view.ask_at(least)
+            if not view.stalled:
+                return []
+        return []
 
     def _start(self, view: View, group: int, compute_ps: int) -> list[int]:
         self._running[group] = compute_ps
         self._busy_until_ps = max(self._busy_until_ps, view.now_ps) + compute_ps
         return [group]
 
-    def _begins(self, view: View, load_ps: int, compute_ps: int) -> bool:
-        """Whether another expert may begin; if not, the engine asks again as soon as it may."""
-        if not self._running:
-            return True
+    def _enough(self, load_ps: int, compute_ps: int) -> int:
+        """``enough_in_flight`` now."""
         stay = bool(self._held)
-        enough = enough_in_flight(self._room, self._at_least, self._expert_bytes, load_ps, compute_ps, stay)
-        least = self._room - enough
-        if view.all_free_bytes < least:
-            view.ask_at(least)
-            return False
-        return True
+        return enough_in_flight(self._room, self._at_least, self._experts_bytes, load_ps, compute_ps, stay)
+
+
+class _End(NamedTuple):
+    """The next group of the hottest (``at`` 0) or of the coldest (-1) expert, and whether that expert has begun."""
+
+    at: int
+    group: int
+    begun: bool
+    waits_for: int
 
 
 class _Pass:
@@ -136,6 +157,7 @@ class _Pass:
         ranked = sorted(range(len(streams)), key=lambda i: (-streams[i].tokens, i))
         self.queue = [list(streams[i].groups) for i in ranked]
         self._firsts = {groups[0][0] for groups in self.queue}
+        self._waits_for = {group: s.waits_for for s in streams for group, _, _ in s.groups}
         self._compute_ps = sum(ps for groups in self.queue for _, ps, _ in groups)
         self._load_ps = sum(ps for groups in self.queue for _, _, ps in groups)
         self.left_compute_ps, self.left_load_ps = self._compute_ps, self._load_ps
@@ -162,27 +184,31 @@ class _Pass:
         return [(group, ps) for group, ps, _ in taken]
 
     @property
-    def begun(self) -> tuple[bool, bool]:
-        """Whether a group of the hottest and of the coldest expert has been taken."""
-        return self.queue[0][0][0] not in self._firsts, self.queue[-1][0][0] not in self._firsts
+    def hottest(self) -> _End:
+        return self._end(0)
 
     @property
-    def ends(self) -> tuple[int, int]:
-        """The groups that may be next: of the hottest and of the coldest expert."""
-        return self.queue[0][0][0], self.queue[-1][0][0]
+    def coldest(self) -> _End:
+        return self._end(-1)
 
-    def take(self, ahead_ps: int, target_ps: int, fits: Sequence[bool] = (True, True)) -> tuple[int, int]:
-        """The next group and its compute time; ``fits``: whether there is room for either of ``ends``."""
+    def _end(self, at: int) -> _End:
+        group = self.queue[at][0][0]
+        return _End(at, group, group not in self._firsts, self._waits_for[group])
+
+    def hot_next(self, ahead_ps: int, target_ps: int) -> bool:
+        """``hot_next``, with what has been admitted so far."""
         compute = (self._compute_ps - self.left_compute_ps, self._compute_ps)
         load = (self._load_ps - self.left_load_ps, self._load_ps)
-        hot = fits[0] and (hot_next(ahead_ps, target_ps, compute, load) or not fits[1])
-        end = 0 if hot else -1
-        group, compute_ps, load_ps = self.queue[end].pop(0)
-        if not self.queue[end]:
-            self.queue.pop(end)
+        return hot_next(ahead_ps, target_ps, compute, load)
+
+    def take(self, end: _End) -> int:
+        """Take the next group of this end out, as admitted; its compute time."""
+        _, compute_ps, load_ps = self.queue[end.at].pop(0)
+        if not self.queue[end.at]:
+            self.queue.pop(end.at)
         self.left_compute_ps -= compute_ps
         self.left_load_ps -= load_ps
-        return group, compute_ps
+        return compute_ps
 
 
 def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
@@ -201,7 +227,8 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     shares = Shares.balanced(flowing, int(room) // MOVED_SHARE, workload.columns)
     total = batches.load.sum(axis=2)
     active = total > 0
-    in_flight = _expert_bytes(workload, modes, active)
+    copies = _copies(workload, modes)
+    expert_bytes = _expert_bytes(workload, modes, copies, active)
     buffers = package_buffers(package)
     free = int(buffers[:, 0].sum()), int(buffers[:, 1].sum() - residents.sum())
     in_turns = bool((modes.stays & (modes.most < total.max(axis=0))).any())
@@ -211,23 +238,34 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     groups = _groups(work, workload, cutting, modes, active)
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
-    late = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
+    moves = expert_bytes > 0
+    # If arrays and channels must both always be busy, what comes first is computed first, and gives its room back.
+    in_order = moves and not modes.stays.any() and not ddr_binds(*times)
+    hot = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
+    late = hot & (not in_order)
     # Where no token moves, a die may fall behind: a micro-slice starts where there is most room (rule 5).
-    roomiest = not in_flight and links_are_free(modes.links_ps, *times)
+    roomiest = not moves and links_are_free(modes.links_ps, *times)
     flow = Flow(workload.topology.rings[: options.rings], roomiest=roomiest, late=late)
     add_micro_slices(work, workload, cutting, shares, movement, groups, done, flow)
-    streams = [_streams(workload, cutting, groups[p], total[p]) for p in range(batches.passes)]
-    gathering = Gathering(work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles)
+    waits_for = [
+        copies_to_wait_for(size, sum(free), stays)
+        for size, stays in zip(copies.tolist(), modes.stays.tolist(), strict=True)
+    ]
+    streams = [_streams(workload, cutting, groups[p], total[p], waits_for) for p in range(batches.passes)]
+    gathering = Gathering(
+        work, workload, cutting, turns, shares.ptr.size - 1, modes.spare, modes.stays, tiles, in_order
+    )  # fmt: skip
     held: dict[int, int] = {}
     for p in range(batches.passes):
         loads = _loads(streams[p], groups[p])
         homes = Homes.of(workload, cutting, loads, tiles, modes.stays, total[p], shares.load[p])
         work.add_to_gate(int(done[p]), gathering.add(p, homes, groups[p], late[p], int(ready[p]), int(done[p])))
         held |= _held_bytes(workload, cutting, modes, groups[p], homes)
-    at_least = least_in_flight(*free, in_flight > 0, in_turns)
+    round_ps = _round_ps(workload, cutting)
     dispatcher = AdaptiveDispatcher(
-        resident, streams, _target_ps(workload, cutting, modes, times), held, modes.budget, sum(free), at_least,
-        in_flight,
+        resident, streams, _target_ps(workload, round_ps, modes, times), held, modes.budget, sum(free),
+        least_in_flight(*free, moves, in_turns),
+        experts_in_flight(expert_bytes, round_ps, max(times) // max(1, int(active.sum())), bool(held)),
     )  # fmt: skip
     return Plan(
         work=work,
@@ -238,7 +276,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
         buffer_bytes=buffers,
         passes=batches.passes,
         pass_of_token=batches.part,
-        prefetch=_prefetch(in_flight > 0),
+        prefetch=_prefetch(moves),
         ddr_layout=flow.ddr_layout(len(package.channels)),
         notes=(_notes(modes.tile[active.any(axis=0)], package.n_dies),),
     )
@@ -249,7 +287,7 @@ def _prefetch(moves: bool) -> str:
     if not moves:
         return "nothing else begins while weights take three fifths of the buffers"
     return (
-        "nothing else begins while weights and copies of tokens take as much as three experts, or a third of the "
+        "nothing else begins while weights and copies of tokens take as much as a few experts, or a third of the "
         "buffers (a quarter to a fifth if loads are ahead), or what moving tokens may fill if that is more"
     )
 
@@ -295,7 +333,9 @@ def _groups(work: Work, workload: LayerWorkload, cutting: Cutting, modes: Modes,
     return out
 
 
-def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: Ints) -> list[Stream]:
+def _streams(
+    workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: Ints, waits_for: Sequence[int]
+) -> list[Stream]:
     """Streams of the activated experts of a pass."""
     package, model = workload.package, workload.model
     rate = np.array(package.ddr_bytes_per_s)
@@ -308,7 +348,7 @@ def _streams(workload: LayerWorkload, cutting: Cutting, groups: Ints, tokens: In
         size = np.bincount(index, weights=cutting.width[mine]).astype(np.int64) * workload.column_bytes
         load_ps = transfer_ps(size, rate)
         groups_of = zip(numbers.tolist(), each.tolist(), load_ps.tolist(), strict=True)
-        out.append(Stream(int(tokens[e]), tuple(groups_of)))
+        out.append(Stream(int(tokens[e]), tuple(groups_of), waits_for[e]))
     return out
 
 
@@ -316,27 +356,33 @@ def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
     """Micro-slices of each group, in the order in which groups load if MAC arrays never run dry."""
     queue = _Pass(streams)
     while queue.queue:
-        group, _ = queue.take(1, 0)
-        yield np.flatnonzero(groups == group)
+        end = queue.hottest if queue.hot_next(1, 0) else queue.coldest
+        queue.take(end)
+        yield np.flatnonzero(groups == end.group)
 
 
-def _expert_bytes(workload: LayerWorkload, modes: Modes, active: NDArray[np.bool_]) -> int:
-    """Weights and copies of tokens, of one turn, of an activated expert whose tokens move, mean; 0: there is none."""
+def _copies(workload: LayerWorkload, modes: Modes) -> Ints:
+    """Bytes of the copies of its tokens, of one turn, for each expert whose tokens move, else 0; int64 [experts]."""
+    tiles = np.where(modes.gathers, workload.package.n_dies // np.maximum(modes.tile, 1), 0)
+    return np.asarray(tiles * modes.most * workload.remote_token_bytes)
+
+
+def _expert_bytes(workload: LayerWorkload, modes: Modes, copies: Ints, active: NDArray[np.bool_]) -> int:
+    """Weights and copies of tokens of an activated expert whose tokens move, mean; 0: there is none."""
     some = modes.gathers & active.any(axis=0)
     if not some.any():
         return 0
-    copies = workload.package.n_dies // modes.tile[some] * modes.most[some]
-    return int((workload.expert_bytes[some] + copies * workload.remote_token_bytes).sum()) // int(some.sum())
+    return int((workload.expert_bytes[some] + copies[some]).sum()) // int(some.sum())
 
 
-def _target_ps(workload: LayerWorkload, cutting: Cutting, modes: Modes, times: LayerTimes) -> int:
+def _round_ps(workload: LayerWorkload, cutting: Cutting) -> int:
+    """Time in which the widest micro-slice would pass all dies one by one."""
+    size = workload.package.n_dies * int(cutting.width.max()) * workload.column_bytes
+    return size * 10**12 // workload.package.d2d.bandwidth_bytes_per_s
+
+
+def _target_ps(workload: LayerWorkload, round_ps: int, modes: Modes, times: LayerTimes) -> int:
     """``least_ahead`` of this layer."""
     package = workload.package
-    round_bytes = package.n_dies * int(cutting.width.max()) * workload.column_bytes
     fill_bytes = package.n_dies * package.die.weight_buffer_bytes
-    return least_ahead(
-        round_bytes * 10**12 // package.d2d.bandwidth_bytes_per_s,
-        fill_bytes * 10**12 // package.ddr_bytes_per_s,
-        modes.links_ps,
-        *times,
-    )
+    return least_ahead(round_ps, fill_bytes * 10**12 // package.ddr_bytes_per_s, modes.links_ps, *times)
