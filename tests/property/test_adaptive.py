@@ -94,7 +94,7 @@ def test_every_adaptive_schedule_obeys_the_physical_model(forced: str, case: Cas
             stack.enter_context(patch("expertstream.strategy.modes.weights_stay", lambda *_: False))
             stack.enter_context(patch("expertstream.strategy.modes.tile_size", _large_tile))
         if "in order" in forced:
-            stack.enter_context(patch("expertstream.strategy.adaptive.ddr_binds", lambda *_: False))
+            stack.enter_context(patch("expertstream.strategy.adaptive.fifo", lambda *_: True))
         if "circulate" in forced:
             stack.enter_context(patch("expertstream.strategy.modes.links_are_free", lambda *_: False))
             stack.enter_context(patch("expertstream.strategy.adaptive.links_are_free", lambda *_: True))

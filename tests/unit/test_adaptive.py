@@ -21,6 +21,7 @@ from expertstream.schedule import (
     ddr_binds,
     enough_in_flight,
     experts_in_flight,
+    fifo,
     hot_next,
     least_ahead,
     least_in_flight,
@@ -128,6 +129,13 @@ def test_three_fifths_of_the_buffers_are_enough_where_no_token_moves() -> None:
 def test_ddr_binds_if_loads_take_a_tenth_longer_than_computing() -> None:
     assert ddr_binds(load_ps=111, compute_ps=100)
     assert not ddr_binds(load_ps=110, compute_ps=100)
+
+
+def test_micro_slices_are_computed_in_order_where_arrays_and_channels_must_both_be_busy() -> None:
+    assert fifo(moves=True, stay=False, load_ps=110, compute_ps=100)
+    assert not fifo(moves=True, stay=False, load_ps=111, compute_ps=100)
+    assert not fifo(moves=True, stay=True, load_ps=100, compute_ps=100)
+    assert not fifo(moves=False, stay=False, load_ps=100, compute_ps=100)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Each needs only what the scheduler's tables hold. ``tile_size`` and ``least_traf
 expert; and its dies), one or two multiplications by constants of the layer and a comparison for each size of tiles;
 ``hot_next`` and ``enough_in_flight`` are one or two comparisons of sums that adders keep up to date as groups start and
 end, and two multiplications: a few cycles each; what is ahead of the MAC arrays takes a clock and one more comparison.
-``copies_to_wait_for`` is a constant of the expert. ``links_are_free``, ``weights_stay``, ``ddr_binds``,
+``copies_to_wait_for`` is a constant of the expert. ``links_are_free``, ``weights_stay``, ``ddr_binds``, ``fifo``,
 ``least_ahead``, ``experts_in_flight``, ``passes`` and ``by_expert`` are taken once for a layer.
 """
 
@@ -73,6 +73,20 @@ def ddr_binds(load_ps: int, compute_ps: int) -> bool:
     Each visit costs control overhead and a wait for the die before.
     """
     return 10 * load_ps > 11 * compute_ps
+
+
+def fifo(moves: bool, stay: bool, load_ps: int, compute_ps: int) -> bool:
+    """Whether dies compute micro-slices that visit them in the order in which these arrive.
+
+    They do where arrays and channels must both always be busy: the room that was taken first is given back first, and
+    the next expert can begin. Else those on their way go first, the latest before the others, and those of hot experts
+    last, as cold experts would wait behind them.
+
+    Args:
+        moves: whether some tokens move. stay: whether some weights stay (``weights_stay``).
+        load_ps, compute_ps: of the layer, at full rate; arrays have time to spare if ``ddr_binds``.
+    """
+    return moves and not stay and not ddr_binds(load_ps, compute_ps)
 
 
 def tile_size(tokens: int, room: int, sizes: Sequence[int], share: int) -> int:

@@ -16,9 +16,9 @@ from expertstream.engine.work import Work
 from expertstream.package.timing import compute_ps
 from expertstream.schedule import (
     copies_to_wait_for,
-    ddr_binds,
     enough_in_flight,
     experts_in_flight,
+    fifo,
     hot_next,
     least_ahead,
     least_in_flight,
@@ -142,7 +142,11 @@ class AdaptiveDispatcher:
 
 
 class _End(NamedTuple):
-    """The next group of the hottest (``at`` 0) or of the coldest (-1) expert, and whether that expert has begun."""
+    """The next group of the hottest (``at`` 0) or of the coldest (-1) expert.
+
+    Attributes:
+        begun: whether another group of that expert has been taken. waits_for: as of Stream.
+    """
 
     at: int
     group: int
@@ -239,8 +243,7 @@ def plan_adaptive(workload: LayerWorkload, options: Options) -> Plan:
     first = np.where(active, groups[:, np.minimum(cutting.first, cutting.slices.shape[0] - 1)], -1)
     movement = add_movement(work, workload, shares, first, cutting.per_expert, ready, done)
     moves = expert_bytes > 0
-    # If arrays and channels must both always be busy, what comes first is computed first, and gives its room back.
-    in_order = moves and not modes.stays.any() and not ddr_binds(*times)
+    in_order = fifo(moves, bool(modes.stays.any()), *times)
     hot = total * workload.columns.sum() > (total @ workload.columns)[:, None]  # hotter than the average
     late = hot & (not in_order)
     # Where no token moves, a die may fall behind: a micro-slice starts where there is most room (rule 5).

@@ -77,16 +77,16 @@ class Gathering:
 
     Args:
         turns: of the gathered experts. first_set: number of the token set of turn 0. stays: bool [experts].
-        in_order: dies compute what does not stay in the order in which it arrives, not the latest on its way first.
+        fifo: dies compute what does not stay in the order in which it arrives, not the latest on its way first.
     """
 
     def __init__(
         self, work: Work, workload: LayerWorkload, cutting: Cutting, turns: TokenTurns, first_set: int, spare: int,
-        stays: NDArray[np.bool_], tiles: Tiles, in_order: bool,
+        stays: NDArray[np.bool_], tiles: Tiles, fifo: bool,
     ) -> None:  # fmt: skip
         self._work, self._workload, self._cutting, self._turns = work, workload, cutting, turns
         self._first_set, self._spare, self._stays, self._tiles = first_set, spare, stays, tiles
-        self._in_order = in_order
+        self._fifo = fifo
         self._ring = workload.topology.ring(range(workload.package.n_dies))
         self._areas, self._sent, self._back, self._relays = (_Columns() for _ in range(4))
 
@@ -229,7 +229,7 @@ class Gathering:
             stops["tokens"][at], stops["tag"][at] = tokens, self._first_set + turn
             if nth == 0 or not stay:
                 stops["space"][at] = size
-            stops["lifo"][at] = nth > 0 and not stay and not self._in_order
+            stops["lifo"][at] = nth > 0 and not stay and not self._fifo
         if stay:
             used = self._work.new_gates(np.ones(n, dtype=np.int64))
             stops["hold"][begin + through] = used
@@ -245,6 +245,6 @@ class Gathering:
                 "flow": int(not stay),
                 "spare": self._spare if stay else 0,
             },
-            # As in trajectories.py, those that are on their way go first, unless all go in order.
+            # As in trajectories.py, those that are on their way go first, unless all go in order (``fifo``).
             {**stops, "rank": 1 - stops["lifo"] + 2 * late},
         )
