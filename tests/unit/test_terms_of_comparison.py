@@ -66,7 +66,7 @@ def test_no_more_experts_are_in_flight_than_the_depth(strategy: str) -> None:
     [
         (
             "fse-dp-adaptive",
-            "nothing else begins while weights and copies of tokens take as much as three experts, or a third of the "
+            "nothing else begins while weights and copies of tokens take as much as a few experts, or a third of the "
             "buffers (a quarter to a fifth if loads are ahead), or what moving tokens may fill if that is more",
         ),
         ("fse-dp-naive-tokens", "as far as the weight buffer has room"),
