@@ -8,7 +8,7 @@ out. The best of five runs.
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 
@@ -59,12 +59,7 @@ def _decide(tokens: Ints, sizes: Ints, rule: int) -> int:
 def _best_ns(run: Callable[[], object], experts: int) -> float:
     """Nanoseconds for an expert, the best of five runs after one to compile."""
     run()
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - started)
-    return best / experts * 1e9
+    return min(timeit.repeat(run, number=1)) / experts * 1e9
 
 
 @numba.njit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 
 import numba
 import numpy as np
@@ -54,9 +54,4 @@ def seconds(events: int, waiting: int) -> float:
     heap = np.zeros((waiting + 1, 3), dtype=np.int64)
     delays = np.random.default_rng(0).integers(1, 1_000_000, 4096)
     _drain(heap, delays, waiting, 10)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        _drain(heap, delays, waiting, events)
-        best = min(best, time.perf_counter() - started)
-    return best
+    return min(timeit.repeat(lambda: _drain(heap, delays, waiting, events), number=1))

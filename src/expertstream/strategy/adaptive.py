@@ -116,8 +116,7 @@ class AdaptiveDispatcher:
         backlog_ps = sum(self._running.values())
         enough = self._enough(queue.left_load_ps, queue.left_compute_ps + backlog_ps)
         ahead_ps = min(backlog_ps, max(0, self._busy_until_ps - view.now_ps))
-        hot = queue.hot_next(ahead_ps, self._target_ps)
-        for end in (queue.hottest, queue.coldest) if hot else (queue.coldest, queue.hottest):
+        for end in queue.ends(ahead_ps, self._target_ps):
             held = self._held.get(end.group)
             if held is not None and held > left:
                 continue
@@ -187,23 +186,16 @@ class _Pass:
         self.left_load_ps -= sum(ps for _, _, ps in taken)
         return [(group, ps) for group, ps, _ in taken]
 
-    @property
-    def hottest(self) -> _End:
-        return self._end(0)
-
-    @property
-    def coldest(self) -> _End:
-        return self._end(-1)
+    def ends(self, ahead_ps: int, target_ps: int) -> tuple[_End, _End]:
+        """Both ends of what is left, the one that should load next (``hot_next``) before the other."""
+        compute = (self._compute_ps - self.left_compute_ps, self._compute_ps)
+        load = (self._load_ps - self.left_load_ps, self._load_ps)
+        hottest, coldest = self._end(0), self._end(-1)
+        return (hottest, coldest) if hot_next(ahead_ps, target_ps, compute, load) else (coldest, hottest)
 
     def _end(self, at: int) -> _End:
         group = self.queue[at][0][0]
         return _End(at, group, group not in self._firsts, self._waits_for[group])
-
-    def hot_next(self, ahead_ps: int, target_ps: int) -> bool:
-        """``hot_next``, with what has been admitted so far."""
-        compute = (self._compute_ps - self.left_compute_ps, self._compute_ps)
-        load = (self._load_ps - self.left_load_ps, self._load_ps)
-        return hot_next(ahead_ps, target_ps, compute, load)
 
     def take(self, end: _End) -> int:
         """Take the next group of this end out, as admitted; its compute time."""
@@ -359,7 +351,7 @@ def _loads(streams: Sequence[Stream], groups: Ints) -> Iterator[Ints]:
     """Micro-slices of each group, in the order in which groups load if MAC arrays never run dry."""
     queue = _Pass(streams)
     while queue.queue:
-        end = queue.hottest if queue.hot_next(1, 0) else queue.coldest
+        end, _ = queue.ends(1, 0)
         queue.take(end)
         yield np.flatnonzero(groups == end.group)
 
